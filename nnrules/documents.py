@@ -1,0 +1,180 @@
+"""JSON documents: strict reading, canonical bytes, atomic writing, content hashes.
+
+The same value gives the same bytes: keys sorted, UTF-8, a newline at the end, no NaN. Lists of scalars stand on
+one line, so that a person can read a stride or a patch size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nnrules.errors import NnrulesError, Problem
+
+__all__ = ["canonical_json", "content_hash", "read_json", "write_json", "write_text"]
+
+_LINE_WIDTH = 110
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {key!r} stands twice in one object")
+            seen.add(key)
+    return mapping
+
+
+def read_json(path: Path, error: type[NnrulesError]) -> Any:
+    """Read a JSON file strictly: no duplicate keys, no NaN or Infinity.
+
+    Args:
+        path: the file.
+        error: the class to raise, so that the caller's kind of document is named.
+
+    Returns:
+        The parsed value.
+
+    Raises:
+        NnrulesError: of class ``error`` when the file is missing, unreadable or not JSON; names line and column.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise error(
+            Problem(where=str(path), what="no such file", fix="Check the path.")
+        ) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise error(Problem(where=str(path), what="the file cannot be read as text", got=str(exc))) from None
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+    except json.JSONDecodeError as exc:
+        raise error(
+            Problem(
+                where=f"{path}:{exc.lineno}:{exc.colno}",
+                what=f"not valid JSON: {exc.msg}",
+                fix="Open the file at this place and correct it.",
+            )
+        ) from None
+    except (ValueError, RecursionError) as exc:
+        raise error(Problem(where=str(path), what=f"not valid JSON: {exc}")) from None
+
+
+def _scalar(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _flat(value: Any) -> str | None:
+    """One-line form of a list whose items are scalars or lists of scalars, else None."""
+    parts: list[str] = []
+    for item in value:
+        if isinstance(item, dict):
+            if item:
+                return None
+            parts.append("{}")
+        elif isinstance(item, (list, tuple)):
+            inner = _flat(item)
+            if inner is None:
+                return None
+            parts.append(inner)
+        else:
+            parts.append(_scalar(item))
+    return "[" + ", ".join(parts) + "]"
+
+
+def _render(value: Any, indent: int) -> Iterable[str]:
+    pad = " " * (indent + 1)
+    if isinstance(value, dict):
+        if not value:
+            yield "{}"
+            return
+        yield "{\n"
+        for position, key in enumerate(sorted(value)):
+            yield f"{pad}{_scalar(key)}: "
+            yield from _render(value[key], indent + 1)
+            yield ",\n" if position + 1 < len(value) else "\n"
+        yield " " * indent + "}"
+    elif isinstance(value, (list, tuple)):
+        flat = _flat(value)
+        if flat is not None and (len(flat) + indent <= _LINE_WIDTH or not _is_nested(value)):
+            yield flat
+            return
+        yield "[\n"
+        for position, item in enumerate(value):
+            yield pad
+            yield from _render(item, indent + 1)
+            yield ",\n" if position + 1 < len(value) else "\n"
+        yield " " * indent + "]"
+    else:
+        yield _scalar(value)
+
+
+def _is_nested(value: Any) -> bool:
+    return any(isinstance(item, (list, tuple, dict)) for item in value)
+
+
+def canonical_json(value: Any) -> str:
+    """The canonical text of a JSON value, newline-terminated.
+
+    Raises:
+        ValueError: when a number is NaN or infinite, which JSON cannot hold.
+    """
+    return "".join(_render(value, 0)) + "\n"
+
+
+def content_hash(value: Any) -> str:
+    """``sha256:`` and the hex digest of the value's compact sorted JSON; independent of layout."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write atomically: a temporary file beside the target, synced, then renamed over it.
+
+    Raises:
+        NnrulesError: when the folder is missing or not writable; nothing is left behind.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as exc:
+        raise NnrulesError(
+            Problem(
+                where=str(path),
+                what="cannot write here",
+                got=exc.strerror or str(exc),
+                fix="Create the folder or choose another output path.",
+            )
+        ) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as exc:
+        Path(temporary).unlink(missing_ok=True)
+        raise NnrulesError(
+            Problem(where=str(path), what="cannot write here", got=exc.strerror or str(exc))
+        ) from None
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``canonical_json(value)`` atomically to ``path``."""
+    write_text(path, canonical_json(value))
