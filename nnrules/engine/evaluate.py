@@ -12,6 +12,7 @@ from nnrules.engine.compile_expression import pack_json
 from nnrules.engine.compile_pack import AtMostReachedError, Node, Program, compile_pack, placeholders
 from nnrules.engine.inputs import BUDGET_INPUTS, CHANNEL_INPUTS, FINGERPRINT_INPUTS
 from nnrules.engine.model import Case, Pack, Rule
+from nnrules.engine.overrides import Overrides
 from nnrules.engine.source import Json
 from nnrules.engine.types import BOOL, NUM, STR, ListType, RecordType, Type, VecType
 from nnrules.errors import EvaluationError, NnrulesError, PlanError, Problem, RefusedError
@@ -189,7 +190,7 @@ def inputs_of(pack: Pack, fingerprint: Fingerprint, gpu_memory_gb: float) -> dic
 
 class _Run:
     def __init__(
-        self, program: Program, inputs: Mapping[str, Any], fingerprint: Fingerprint | None, overrides: Mapping[str, Json]
+        self, program: Program, inputs: Mapping[str, Any], fingerprint: Fingerprint | None, overrides: Overrides
     ) -> None:
         self.program = program
         self.fingerprint = fingerprint
@@ -281,7 +282,7 @@ class _Run:
         rows = ""
         if not self.result.trace:
             traced = compile_pack(self.program.pack, traced=True)
-            again = _Run(traced, {}, self.fingerprint, {})
+            again = _Run(traced, {}, self.fingerprint, Overrides())
             again.env.update(self.env)
             twin = traced.by_key[node.keys[0]]
             try:
@@ -320,8 +321,22 @@ class _Run:
                 order = [name for name in self.program.pack.configurations if name in listed]
                 self.result.configurations[:] = order
         self.drop_orphans()
+        self.check_overrides()
         self.record_inputs()
         return self.result
+
+    def check_overrides(self) -> None:
+        """An override that reached no decision belongs to a configuration or channel that is not planned."""
+        missed = [path for path in [*self.overrides.whole, *self.overrides.parts] if path not in self.overrides.used]
+        problems = []
+        for path in missed:
+            if path in self.overrides.optional:
+                continue
+            configuration = path.split(".")[1] if path.startswith("configurations.") else ""
+            _, reason = self.result.dropped.get(configuration, (None, "the dataset has no such entry"))
+            problems.append(Problem(where=path, what=f"this is not part of the plan: {reason}", fix="Leave it out."))
+        if problems:
+            raise PlanError(problems)
 
     def channels(self, node: Node) -> None:
         assert self.fingerprint is not None
@@ -348,8 +363,9 @@ class _Run:
     def decide(self, node: Node, channel: int | None) -> None:
         assert node.rule is not None
         paths = tuple(_plan_path(key, channel) for key in node.keys)
-        overridden = [path for path in paths if path in self.overrides]
+        overridden = [path for path in paths if path in self.overrides.whole]
         if overridden and not node.keys[0].startswith("inherited:"):
+            self.overrides.used.update(overridden)
             self.override(node, paths, overridden)
             return
         if node.constant is not None:
@@ -438,6 +454,13 @@ class _Run:
         whens: tuple[bool, ...], rounds: tuple[tuple[str, int], ...], because: str, overridden: str | None = None,
     ) -> None:  # fmt: skip
         plain = tuple(unpack(value, kind) for value, kind in zip(values, kinds, strict=True))
+        changed = [path for path in paths if path in self.overrides.parts]
+        if changed:
+            plain = tuple(
+                self.override_parts(path, value, kind) for path, value, kind in zip(paths, plain, kinds, strict=True)
+            )
+            values = tuple(_repack(value, kind) for value, kind in zip(plain, kinds, strict=True))
+            overridden = overridden or changed[0]
         for key, value, json_value, kind, declared in zip(
             node.keys, values, plain, kinds, node.types, strict=True
         ):
@@ -452,14 +475,36 @@ class _Run:
             )  # fmt: skip
         )
 
+    def override_parts(self, path: str, value: Json, kind: Type) -> Json:
+        """Change leaves inside a decided record."""
+        for keys, wanted in self.overrides.parts.get(path, []):
+            self.overrides.used.add(path)
+            where = ".".join([path, *keys])
+            holder, inner = value, kind
+            for position, key in enumerate(keys):
+                found = inner.field(key) if isinstance(inner, RecordType) else None
+                if found is None or not isinstance(holder, dict):
+                    fields = ", ".join(holder) if isinstance(holder, dict) else "no fields"
+                    raise PlanError(Problem(where=where, what=f"no field '{key}' here", expected=fields))
+                inner = found[1]
+                if position + 1 < len(keys):
+                    holder = holder[key]
+            if not matches(wanted, inner):
+                raise PlanError(
+                    Problem(where=where, what="wrong type for this field", got=str(wanted), expected=str(inner))
+                )
+            assert isinstance(holder, dict)
+            holder[keys[-1]] = wanted
+        return value
+
     def override(self, node: Node, paths: tuple[str, ...], overridden: list[str]) -> None:
         rule = node.rule
         assert rule is not None
         packed = {}
         for path, kind in zip(paths, node.types, strict=True):
-            if path not in self.overrides:
+            if path not in self.overrides.whole:
                 continue
-            value = self.overrides[path]
+            value = self.overrides.whole[path]
             if not matches(value, kind):
                 raise PlanError(Problem(where=path, what="wrong type for this field", got=str(value), expected=str(kind)))
             packed[path] = _repack(value, kind)
@@ -481,7 +526,7 @@ class _Run:
                     Problem(
                         where=overridden[0],
                         what=_fill(given.require[index].message, tuple(placeholders(given.require[index].message)), shown),
-                        got=render(self.overrides[overridden[0]]),
+                        got=render(self.overrides.whole[overridden[0]]),
                         fix=f"The nearest valid value is {render(near)}." if near is not None else None,
                     )
                     for index, shown, near in broken
@@ -521,7 +566,7 @@ def _plan_path(key: str, channel: int | None) -> str:
 
 
 def evaluate(
-    program: Program, fingerprint: Fingerprint, gpu_memory_gb: float, overrides: Mapping[str, Json] | None = None
+    program: Program, fingerprint: Fingerprint, gpu_memory_gb: float, overrides: Overrides | None = None
 ) -> Evaluation:
     """Evaluate every decision.
 
@@ -529,7 +574,7 @@ def evaluate(
         program: a compiled pack.
         fingerprint: the dataset.
         gpu_memory_gb: the memory target.
-        overrides: plan path → JSON value set by the user.
+        overrides: what the user set.
 
     Raises:
         EvaluationError: a rule failed on these values, with its place and the values it read.
@@ -538,6 +583,6 @@ def evaluate(
     """
     inputs = inputs_of(program.pack, fingerprint, gpu_memory_gb)
     with np.errstate(divide="raise", invalid="raise", over="raise"):
-        return _Run(program, inputs, fingerprint, overrides or {}).run()
+        return _Run(program, inputs, fingerprint, overrides or Overrides()).run()
 
 

@@ -109,12 +109,17 @@ def test_merging_often_changes_nothing(cases):
 def test_large_values_go_to_disk_and_the_file_is_gone_afterwards(tmp_path):
     values = np.random.default_rng(0).normal(size=3_000_000).astype(np.float32)
     with IntensityPool(float_limit_bytes=2**20, spill_directory=tmp_path) as pool:
-        for part in np.array_split(values, 7):
+        for part in np.array_split(values, 2):
             pool.add(summarise(part))
         assert pool.has_spilled
         found = pool.statistics()
     assert found["median"] == np.percentile(values.astype(np.float64), 50)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_no_negative_zero_in_a_fingerprint():
+    found = pooled([np.array([-0.0, -0.0, 0.5], np.float32)])
+    assert [repr(found[name]) for name in ("min", "median", "percentile_00_5")] == ["0.0"] * 3
 
 
 def test_whole_floats_are_counted_and_others_are_not():

@@ -57,7 +57,7 @@ def test_cases_wait_until_they_fit_and_a_too_large_one_runs_alone(monkeypatch, c
                 together -= 1
             finished.append(name)
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in sizes]
+    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in sizes]
     for thread in threads:
         thread.start()
     for thread in threads:
