@@ -74,7 +74,8 @@ class Fingerprint:
         extractors: extractors that ran and their versions.
         intensity_method: ``"exact"``, ``"nnunetv2_sampled"`` or ``"published"``.
         intensity: one mapping a channel (``mean``, ``std``, ``min``, ``median``, ``max``,
-            ``percentile_00_5``, ``percentile_99_5``), ``None`` for a channel without foreground.
+            ``percentile_00_5``, ``percentile_99_5``), ``None`` for a channel without foreground; published
+            statistics may lack ``min``, ``median`` and ``max``.
         extra_columns: properties with one value a case.
         extra_values: properties with one value for the dataset.
     """

@@ -40,7 +40,8 @@ def _validator(name: str) -> Any:
     from jsonschema.validators import validator_for  # noqa: PLC0415
 
     schema = load_schema(name)
-    return validator_for(schema)(schema)
+    validator: Any = validator_for(schema)
+    return validator(schema)
 
 
 def _shorten(value: Any) -> str:

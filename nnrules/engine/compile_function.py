@@ -32,9 +32,18 @@ def compile_template(compiler: ExpressionCompiler, template: Template) -> Value:
 
 
 @dataclass(slots=True)
-class _Compiled:
+class CompiledFunction:
+    """A function compiled for one combination of argument types.
+
+    Attributes:
+        name: its name in the generated code.
+        result: the type that it returns.
+        params: the parameters that it reads, directly or through others.
+    """
+
     name: str
     result: Type
+    params: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -45,26 +54,24 @@ class FunctionLibrary:
         pack: where the functions come from.
         traced: whether loops record their rounds (for ``explain``).
         sources: the statements of each compiled function.
-        params_read: parameters that each function reads, directly or through others.
     """
 
     pack: Pack
     traced: bool = False
     sources: list[tuple[str, Emitter]] = field(default_factory=list)
-    params_read: dict[str, set[str]] = field(default_factory=dict)
-    _compiled: dict[tuple[str, int, tuple[Type, ...]], _Compiled] = field(default_factory=dict)
+    _compiled: dict[tuple[str, int, tuple[Type, ...]], CompiledFunction] = field(default_factory=dict)
     _active: list[str] = field(default_factory=list)
 
-    def call(self, em: Emitter, name: str, args: list[Value], dim: int) -> tuple[Value, str]:
-        """Emit a call; returns the result and the Python code of its number of rounds."""
+    def call(self, em: Emitter, name: str, args: list[Value], dim: int) -> tuple[Value, str, frozenset[str]]:
+        """Emit a call; returns the result, the Python code of its number of rounds, and the parameters read."""
         compiled = self.compiled(name, tuple(arg.type for arg in args), dim, em.place)
         code = em.bind(f"{compiled.name}(m, {', '.join(em.packed(arg) for arg in args)})", "r")
         if isinstance(compiled.result, (RecordType, VecType)):
             packed = em.bind(f"{code}[0]", "r")
-            return Value(compiled.result, code=packed, _scope=em.scope), f"{code}[1]"
-        return Value(compiled.result, code=f"{code}[0]", _scope=em.scope), f"{code}[1]"
+            return Value(compiled.result, code=packed, _scope=em.scope), f"{code}[1]", compiled.params
+        return Value(compiled.result, code=f"{code}[0]", _scope=em.scope), f"{code}[1]", compiled.params
 
-    def compiled(self, name: str, kinds: tuple[Type, ...], dim: int, caller: Place | None) -> _Compiled:
+    def compiled(self, name: str, kinds: tuple[Type, ...], dim: int, caller: Place | None) -> CompiledFunction:
         """The compiled form for these argument types, made on first use."""
         key = (name, dim, kinds)
         found = self._compiled.get(key)
@@ -111,8 +118,8 @@ class _FunctionNames:
         return "True" if name in self.variables else None
 
     def call(self, em: Emitter, name: str, args: list[Value]) -> Value:
-        result, _ = self.library.call(em, name, args, self.dim)
-        self.params_read |= self.library.params_read.get(name, set())
+        result, _, params = self.library.call(em, name, args, self.dim)
+        self.params_read |= params
         return result
 
     def known(self) -> Iterable[str]:
@@ -141,7 +148,7 @@ class _FunctionCompiler:
         self.state: dict[str, Value] = {}
         self.collected: dict[str, Type] = {}
 
-    def compile(self) -> _Compiled:
+    def compile(self) -> CompiledFunction:
         em, function = self.em, self.function
         em.place = function.place
         self.library.sources.append((self.name, em))
@@ -162,9 +169,7 @@ class _FunctionCompiler:
         if memoised:
             em.emit("m[key] = result")
         em.emit("return result")
-        read = self.library.params_read.setdefault(function.name, set())
-        read |= self.names.params_read
-        return _Compiled(self.name, result.type)
+        return CompiledFunction(self.name, result.type, frozenset(self.names.params_read))
 
     def declare(self, name: str, value: Value, place: Place) -> None:
         if name in self.names.variables:

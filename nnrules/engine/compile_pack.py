@@ -20,6 +20,7 @@ import numpy as np
 
 from nnrules.engine.compile_expression import ExpressionCompiler, constant_value, pack_json
 from nnrules.engine.compile_function import FunctionLibrary, compile_template
+from nnrules.engine.digest import digest_of
 from nnrules.engine.emit import Emitter, Value
 from nnrules.engine.expressions import Expression, parse_expression
 from nnrules.engine.inputs import BUDGET_INPUTS, CHANNEL_INPUTS, FINGERPRINT_INPUTS, extra_type
@@ -124,6 +125,15 @@ class Program:
     places: list[Place | None]
     aliases: dict[str, str]
     filename: str
+    _digests: dict[str, str] = field(default_factory=dict)
+
+    def digest(self, node: Node) -> str:
+        """Hash of what a node's rule or fact computes; see :mod:`nnrules.engine.digest`."""
+        owner = node.rule or node.fact
+        assert owner is not None
+        if node.id not in self._digests:
+            self._digests[node.id] = digest_of(owner, self.pack)
+        return self._digests[node.id]
 
     def place_of(self, error: BaseException) -> Place | None:
         """The rule-file place of the innermost generated line in a traceback."""
@@ -217,8 +227,8 @@ class _NodeNames:
         return f"({found[0]!r} in env)"
 
     def call(self, em: Emitter, name: str, args: list[Value]) -> Value:
-        result, rounds = self.compiler.library.call(em, name, args, self.dim)
-        self.node.params |= self.compiler.library.params_read.get(name, set())
+        result, rounds, params = self.compiler.library.call(em, name, args, self.dim)
+        self.node.params |= params
         em.emit(f"rounds.append(({name!r}, {rounds}))")
         return result
 

@@ -18,7 +18,10 @@ from nnrules.engine.types import BOOL, NUM, STR, ListType, RecordType, Type, Vec
 from nnrules.errors import EvaluationError, NnrulesError, PlanError, Problem, RefusedError
 from nnrules.fingerprint import Fingerprint
 
-__all__ = ["Decision", "Evaluation", "MissingValueError", "evaluate", "inputs_of", "matches", "render", "unpack"]
+__all__ = [
+    "Decision", "Evaluation", "MissingValueError", "Runner", "evaluate", "inputs_of", "matches", "render", "repack",
+    "unpack",
+]  # fmt: skip
 
 _MISSING = object()
 
@@ -119,13 +122,13 @@ def matches(value: Json, kind: Type) -> bool:
     return True
 
 
-def _repack(value: Json, kind: Type) -> Any:
+def repack(value: Json, kind: Type) -> Any:
     """The packed form of a JSON value of this type (record fields in the type's order)."""
     if isinstance(kind, RecordType) and isinstance(value, dict):
-        return tuple(_repack(value[name], inner) for name, inner in kind.fields)
+        return tuple(repack(value[name], inner) for name, inner in kind.fields)
     if isinstance(kind, ListType) and isinstance(value, list) and kind.item is not None:
         inner_kind = kind.item
-        return tuple(_repack(item, inner_kind) for item in value)
+        return tuple(repack(item, inner_kind) for item in value)
     return pack_json(value) if isinstance(value, list) else value
 
 
@@ -188,7 +191,16 @@ def inputs_of(pack: Pack, fingerprint: Fingerprint, gpu_memory_gb: float) -> dic
     return values
 
 
-class _Run:
+class Runner:
+    """One pass over a program.
+
+    Args:
+        program: the compiled pack.
+        inputs: environment values that are known from the start.
+        fingerprint: the dataset; None for a replay from recorded values.
+        overrides: what the user set.
+    """
+
     def __init__(
         self, program: Program, inputs: Mapping[str, Any], fingerprint: Fingerprint | None, overrides: Overrides
     ) -> None:
@@ -282,7 +294,7 @@ class _Run:
         rows = ""
         if not self.result.trace:
             traced = compile_pack(self.program.pack, traced=True)
-            again = _Run(traced, {}, self.fingerprint, Overrides())
+            again = Runner(traced, {}, self.fingerprint, Overrides())
             again.env.update(self.env)
             twin = traced.by_key[node.keys[0]]
             try:
@@ -343,6 +355,9 @@ class _Run:
         columns: dict[str, list[Any]] = {key: [] for key in node.keys}
         for index in range(len(self.fingerprint.dataset.channel_names)):
             self.enter_channel(index)
+            for key in node.reads.values():
+                if key in CHANNEL_INPUTS and dict.__contains__(self.env, key):
+                    self.result.inputs[key.replace("channel.", f"channels[{index}].", 1)] = self.env[key]
             self.decide(node, index)
             for key in node.keys:
                 columns[key].append(self.env[key])
@@ -459,7 +474,7 @@ class _Run:
             plain = tuple(
                 self.override_parts(path, value, kind) for path, value, kind in zip(paths, plain, kinds, strict=True)
             )
-            values = tuple(_repack(value, kind) for value, kind in zip(plain, kinds, strict=True))
+            values = tuple(repack(value, kind) for value, kind in zip(plain, kinds, strict=True))
             overridden = overridden or changed[0]
         for key, value, json_value, kind, declared in zip(
             node.keys, values, plain, kinds, node.types, strict=True
@@ -507,7 +522,7 @@ class _Run:
             value = self.overrides.whole[path]
             if not matches(value, kind):
                 raise PlanError(Problem(where=path, what="wrong type for this field", got=str(value), expected=str(kind)))
-            packed[path] = _repack(value, kind)
+            packed[path] = repack(value, kind)
         if len(overridden) == len(paths):
             values = tuple(packed[path] for path in paths)
             self.store(node, paths, values, node.types, None, (), (), "set by the user", paths[0])
@@ -583,6 +598,6 @@ def evaluate(
     """
     inputs = inputs_of(program.pack, fingerprint, gpu_memory_gb)
     with np.errstate(divide="raise", invalid="raise", over="raise"):
-        return _Run(program, inputs, fingerprint, overrides or Overrides()).run()
+        return Runner(program, inputs, fingerprint, overrides or Overrides()).run()
 
 

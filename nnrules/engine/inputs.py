@@ -140,7 +140,7 @@ _FINGERPRINT: tuple[Input, ...] = (
     Input(
         name="classes.rarest_share",
         type=NUM,
-        doc="Share of the voxels that belong to the rarest class.",
+        doc="Voxels of the rarest class over voxels of the background, pooled over the cases.",
         read=lambda f: f.rarest_share,
         extractor="labels",
     ),
@@ -190,7 +190,7 @@ CHANNEL_INPUTS: Mapping[str, Input] = {
 def _statistic(fingerprint: Fingerprint, index: int, key: str) -> float | None:
     channels = fingerprint.intensity
     statistics = channels[index] if channels is not None and index < len(channels) else None
-    return None if statistics is None else statistics[key]
+    return None if statistics is None else statistics.get(key)
 
 
 BUDGET_INPUTS: Mapping[str, tuple[Type, str]] = {

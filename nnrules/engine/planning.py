@@ -11,7 +11,7 @@ from typing import Any
 from nnrules.dataset_facts import DatasetFacts
 from nnrules.engine.compile_pack import Node, Program, compile_pack
 from nnrules.engine.evaluate import Decision, Evaluation, evaluate
-from nnrules.engine.model import Pack, PackId
+from nnrules.engine.model import Pack
 from nnrules.engine.overrides import Overrides, resolve_overrides
 from nnrules.engine.packs import DEFAULT_PACK, load_pack
 from nnrules.engine.source import Json
@@ -177,12 +177,12 @@ def _provenance(
         "facts": {
             key.removeprefix("fact/"): {
                 "value": value, "unit": node.fact.unit, "file": node.fact.place.file.name, "line": node.fact.place.line,
-                "reads": _references(node),
+                "reads": _references(node), "digest": program.digest(node),
             }
             for key, (node, value) in evaluation.facts.items()
             if node.fact is not None
         },
-        "decisions": _merged([_entry(decision, pack.id) for decision in used]) + _declarations(pack, planned),
+        "decisions": _merged([_entry(decision, program) for decision in used]) + _declarations(pack, planned),
         "dropped": {
             name: {
                 "rule": rule.id, "file": rule.place.file.name, "line": rule.place.line, "because": reason,
@@ -218,8 +218,8 @@ def _reference(key: str) -> str:
     return f"inputs:{key}"
 
 
-def _entry(decision: Decision, pack: PackId) -> dict[str, Any]:
-    rule = decision.node.rule
+def _entry(decision: Decision, program: Program) -> dict[str, Any]:
+    rule, pack = decision.node.rule, program.pack
     assert rule is not None
     place = rule.cases[decision.case].place if decision.case is not None and decision.case >= 0 else rule.place
     entry: dict[str, Any] = {
@@ -230,14 +230,19 @@ def _entry(decision: Decision, pack: PackId) -> dict[str, Any]:
         "line": place.line,
         "case": decision.case,
         "because": decision.because,
+        "digest": program.digest(decision.node),
     }
-    if rule.pack != pack:
+    if rule.pack != pack.id:
         entry["pack"] = str(rule.pack)
     if decision.whens:
         entry["whens"] = list(decision.whens)
     references = _references(decision.node)
     if references:
-        entry["reads"] = references
+        channel = decision.paths[0].partition(".")[0]  # "channels[0]" for a rule of scope channel
+        entry["reads"] = {
+            name: reference.replace("channels[]", channel).replace("inputs:channel.", f"inputs:{channel}.")
+            for name, reference in references.items()
+        }
     if decision.rounds:
         entry["rounds"] = dict(decision.rounds)
     if decision.overridden:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Headers of smaller cases are not worth a look: reading one takes as long as reading a small image.
 _SMALL_FILES_BYTES = 4 * 2**20
-# Per voxel and channel 4 bytes, twice: SimpleITK's image and numpy's array, or channels and their joined array.
+# Per voxel and channel 4 bytes, twice: SimpleITK's image and numpy's array, or channels, then joined.
 # Measured on int16 CT with uint8 labels: 5.3 bytes a voxel in all, so this errs on the side of caution.
 _IMAGE_BYTES = 8
 _LABEL_BYTES = 4

@@ -1,0 +1,151 @@
+"""Evaluates parts of a pack again from what a plan recorded, without the fingerprint.
+
+A plan holds every value that a decision read except the case matrices; what follows from those is recorded as facts.
+That is enough to show the rounds of a loop, to ask what another memory budget would give, and to try one pack's rule
+on another plan's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from nnrules.engine.compile_pack import Node, Program
+from nnrules.engine.evaluate import Evaluation, Runner, repack
+from nnrules.engine.overrides import resolve_overrides
+from nnrules.engine.types import COLUMN, MATRIX
+from nnrules.plan import Plan, value_at
+
+__all__ = ["Replay"]
+
+_BUDGET = "budget.gpu_memory_gb"
+
+
+class Replay:
+    """A plan's recorded values under a compiled pack.
+
+    Args:
+        program: the pack, compiled; traced to see the rounds of loops.
+        plan: the plan whose values are used.
+    """
+
+    def __init__(self, program: Program, plan: Plan) -> None:
+        self.program = program
+        self.plan = plan
+        self.values = self._recorded()
+
+    def _recorded(self) -> dict[str, Any]:
+        provenance = self.plan.provenance
+        values: dict[str, Any] = {}
+        for name, value in provenance["inputs"].items():
+            if not (isinstance(value, dict) and "cases" in value):
+                values[name] = tuple(value) if isinstance(value, list) else value
+        for node in self.program.order:
+            for key, kind in zip(node.keys, node.types, strict=True):
+                found, value = self._value(key)
+                if found and kind not in (MATRIX, COLUMN):
+                    values[key] = repack(value, kind)
+        values[_BUDGET] = provenance["budget"]["gpu_memory_gb"]
+        return values
+
+    def _value(self, key: str) -> tuple[bool, Any]:
+        scope, _, path = key.partition("/")
+        facts = self.plan.provenance["facts"]
+        if scope == "fact":
+            return (path in facts, facts[path]["value"] if path in facts else None)
+        if key == "plan/configurations":
+            return True, list(self.plan.configurations)
+        if scope == "config":
+            path = "configurations." + path.replace("/", ".", 1)
+        elif scope != "plan":
+            return False, None
+        try:
+            return True, value_at(self.plan.document, path)
+        except KeyError:
+            return False, None
+
+    def channel(self, index: int) -> None:
+        """Make the values of one channel the current ones."""
+        prefix = f"channels[{index}]."
+        for name, value in self.plan.provenance["inputs"].items():
+            if name.startswith(prefix):
+                self.values[name.replace(prefix, "channel.", 1)] = value
+        for node in self.program.order:
+            for key, kind in zip(node.keys, node.types, strict=True):
+                if key.startswith("channel/"):
+                    try:
+                        value = value_at(self.plan.document, prefix + key.removeprefix("channel/"))
+                    except KeyError:
+                        continue
+                    self.values[key] = repack(value, kind)
+
+    def run(self, node: Node) -> tuple[Any, Evaluation]:
+        """Evaluate one decision or fact on the recorded values.
+
+        Returns:
+            What the generated code returned (for a rule: whens and cases found), and the evaluation with its trace.
+
+        Raises:
+            NnrulesError: a value that the node needs was not recorded, or it fails.
+        """
+        runner = self._runner(self.values)
+        # A fact is what is asked for, so its recorded value must not stand in for it.
+        for key in node.keys:
+            runner.env.pop(key, None)
+        with np.errstate(all="ignore"):
+            result = runner.guard(node, lambda: self.program.namespace[node.code_name](runner.env, runner.memo, []))
+        return result, runner.result
+
+    def at_budget(self, node: Node, gpu_memory_gb: float) -> tuple[Any, ...] | None:
+        """What a decision would be at another memory target; None when its configuration would not be planned.
+
+        Raises:
+            NnrulesError: a value that is needed was not recorded.
+        """
+        needed = self._needed(node)
+        dependent = [entry for entry in needed if self.depends_on_budget(entry)]
+        moving = {key for entry in dependent for key in entry.keys}
+        values = {key: value for key, value in self.values.items() if key not in moving}
+        values[_BUDGET] = gpu_memory_gb
+        runner = self._runner(values)
+        for entry in self.program.order:
+            present = entry.configuration is None or entry.configuration in runner.result.configurations
+            if entry.rule is None or entry not in needed or not present:
+                continue
+            if all(dict.__contains__(runner.env, key) for key in entry.keys):
+                continue
+            runner.decide(entry, None)
+        if node.configuration is not None and node.configuration not in runner.result.configurations:
+            return None
+        return tuple(runner.env[key] for key in node.keys)
+
+    def depends_on_budget(self, node: Node) -> bool:
+        """Whether a decision or fact reads the memory target, directly or through others."""
+        return any(_BUDGET in entry.reads.values() for entry in self._needed(node))
+
+    def _needed(self, node: Node) -> list[Node]:
+        found: list[Node] = []
+        stack = [node]
+        while stack:
+            entry = stack.pop()
+            if entry not in found:
+                found.append(entry)
+                stack += entry.needs
+                if entry.configuration is not None:
+                    stack += self._presence(entry.configuration)
+        return found
+
+    def _presence(self, configuration: str) -> Iterable[Node]:
+        for entry in self.program.order:
+            if entry.configuration == configuration and entry.rule is not None:
+                if any(c.outcome.drop_configuration or c.outcome.refuse for c in entry.rule.cases):
+                    yield entry
+
+    def _runner(self, values: Mapping[str, Any]) -> Runner:
+        overrides = resolve_overrides(self.program, self.plan.provenance["overrides"])
+        runner = Runner(self.program, values, None, overrides)
+        runner.result.configurations[:] = list(self.program.pack.configurations)
+        return runner
+
