@@ -462,14 +462,26 @@ class _PackCompiler:
             self._attempt(lambda r=rule, c=configuration: self.rule_node(r, c))  # type: ignore[misc]
         used = {node.fact.name for node in self.nodes.values() if node.fact is not None}
         for fact in self.pack.facts.values():
-            # A fact that no rule reads is checked all the same; a fact of scope configuration may make sense in some
-            # configurations only, so one is enough.
-            targets: list[str | None] = [None] if fact.scope == "dataset" else [*self.pack.configurations][:1]
-            for target in targets if fact.name not in used else ():
-                self._attempt(lambda f=fact, t=target: self.fact_node(f, t))  # type: ignore[misc]
+            if fact.name not in used:
+                self._check_unused_fact(fact)
         if self.problems:
             raise RuleError(list(dict.fromkeys(self.problems)))
         return self._link_code()
+
+    def _check_unused_fact(self, fact: Fact) -> None:
+        """A fact that no rule reads must be well formed all the same, in one configuration at least."""
+        targets: list[str | None] = [None] if fact.scope == "dataset" else [*self.pack.configurations]
+        found: list[Problem] = []
+        for target in targets:
+            try:
+                self.fact_node(fact, target)
+            except _AlreadyReportedError:
+                return
+            except RuleError as exc:
+                found = found or list(exc.problems)
+            else:
+                return
+        self.problems += found
 
     def _attempt(self, make: Any) -> None:
         try:

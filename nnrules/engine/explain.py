@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,10 @@ from nnrules.engine.source import Json
 from nnrules.errors import NnrulesError, PackError, PlanError, Problem
 from nnrules.plan import Plan
 
-__all__ = ["BudgetFlip", "Explanation", "InputValue", "Rounds", "UntakenCase", "explain", "origin_of", "pack_of"]
+__all__ = [
+    "BudgetFlip", "DecisionIndex", "Explanation", "InputValue", "Rounds", "UntakenCase", "explain", "field_origins", "find_decision",
+    "index_decisions", "node_at", "origin_of", "pack_of",
+]  # fmt: skip
 
 _FACTORS = (1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _PRECISION_GB = 0.01
@@ -121,19 +125,22 @@ class _Origin:
 
 
 @dataclass(slots=True)
-class _Index:
+class DecisionIndex:
+    """The provenance entries of a plan by the paths that they decide."""
+
     by_path: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _index(plan: Plan) -> _Index:
-    index = _Index()
+def index_decisions(plan: Plan) -> DecisionIndex:
+    """Index the decisions of a plan."""
+    index = DecisionIndex()
     for entry in plan.provenance["decisions"]:
         for path in entry["decides"]:
             index.by_path[path] = entry
     return index
 
 
-def _find(plan: Plan, index: _Index, path: str) -> _Origin | None:
+def find_decision(plan: Plan, index: DecisionIndex, path: str) -> _Origin | None:
     """The decision behind a path: its own, that of a record around it, or that of the configuration it inherits."""
     parts = path
     while parts:
@@ -144,7 +151,7 @@ def _find(plan: Plan, index: _Index, path: str) -> _Origin | None:
     if len(head) == 3 and head[0] == "configurations" and head[1] in plan.configurations:
         parent = plan.configurations[head[1]].get("inherits_from")
         if parent:
-            found = _find(plan, index, f"configurations.{parent}.{head[2]}")
+            found = find_decision(plan, index, f"configurations.{parent}.{head[2]}")
             if found is not None:
                 return _Origin(found.entry, found.path, parent)
     return None
@@ -152,8 +159,47 @@ def _find(plan: Plan, index: _Index, path: str) -> _Origin | None:
 
 def origin_of(plan: Plan, path: str) -> dict[str, Any] | None:
     """The provenance entry that decided a path (``None`` for facts of the fingerprint and of the format)."""
-    found = _find(plan, _index(plan), path)
+    found = find_decision(plan, index_decisions(plan), path)
     return None if found is None else found.entry
+
+
+def field_origins(plan: Plan, path: str | None = None) -> list[tuple[str, Json, str]]:
+    """Fields with their values and what decided them.
+
+    Args:
+        plan: the plan.
+        path: only this field, or the fields below it.
+
+    Returns:
+        ``(path, value, "rule (file:line)")`` in the order of the plan.
+
+    Raises:
+        PlanError: there is no such field, with the nearest one.
+    """
+    index = index_decisions(plan)
+    fields = list(plan.leaves())
+    chosen = [entry for entry in fields if path is None or _lies_in(entry[0], path)]
+    if not chosen:
+        names = [name for name, _ in fields]
+        close = difflib.get_close_matches(path or "", names, n=1, cutoff=0.4)
+        raise PlanError(
+            Problem(
+                where=str(path), what="the plan has no such field",
+                fix=f"Did you mean '{close[0]}'?" if close else "`nnrules explain PLAN` lists the fields.",
+            )  # fmt: skip
+        )
+    return [(name, value, _origin_text(plan, index, name)) for name, value in chosen]
+
+
+def _lies_in(field_path: str, path: str) -> bool:
+    return field_path == path or field_path.startswith((path + ".", path + "["))
+
+
+def _origin_text(plan: Plan, index: DecisionIndex, path: str) -> str:
+    found = find_decision(plan, index, path)
+    if found is None:
+        return "plan format" if path in _ENGINE_FIELDS else "fingerprint"
+    return f"{found.entry['rule']} ({found.entry['file']}:{found.entry['line']})"
 
 
 def pack_of(plan: Plan, override: Pack | None = None) -> Pack:
@@ -196,8 +242,8 @@ def explain(plan: Plan, path: str, *, pack: Pack | None = None, flips: bool = Tr
         PlanError: there is no such field.
     """
     value = plan.get(path)
-    index = _index(plan)
-    found = _find(plan, index, path)
+    index = index_decisions(plan)
+    found = find_decision(plan, index, path)
     if found is None:
         return _not_a_decision(path, value)
     entry = found.entry
@@ -259,7 +305,8 @@ def _inputs(plan: Plan, entry: dict[str, Any], path: str) -> Iterator[InputValue
                 continue  # read under a condition that did not hold
 
 
-def _node(program: Program, path: str) -> Node | None:
+def node_at(program: Program, path: str) -> Node | None:
+    """The compiled rule that decides a plan path."""
     head, _, rest = path.partition(".")
     if head == "configurations":
         name, _, inner = rest.partition(".")
@@ -293,7 +340,7 @@ def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: _Origin,
             if position != entry["case"] and other.when is not None
         )  # fmt: skip
     program = compile_pack(pack, traced=True)
-    node = _node(program, found.path)
+    node = node_at(program, found.path)
     if node is None or "override" in entry:
         return
     replay = Replay(program, plan)
@@ -309,7 +356,7 @@ def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: _Origin,
 
 
 def _node_key(program: Program, path: str) -> str:
-    node = _node(program, path)
+    node = node_at(program, path)
     assert node is not None
     return next(key for key in node.keys if program.by_key[key] is node and _matches(key, path))
 

@@ -1,8 +1,8 @@
 """Reads nnU-Net v2's ``dataset_fingerprint.json`` together with its ``dataset.json``.
 
 nnU-Net's fingerprint holds spacings and shapes after cropping (array order), the median relative size after
-cropping, and seven intensity statistics a channel; it knows neither case ids nor classes, so cases are numbered and
-the columns that only nnrules extracts are absent.
+cropping, and seven intensity statistics a channel; it knows neither case ids nor classes, so cases are
+numbered and the columns that only nnrules extracts are absent.
 """
 
 from __future__ import annotations
@@ -32,26 +32,35 @@ def _intensity(document: dict[str, Any], num_channels: int, where: str) -> dict[
         return None
     if not isinstance(properties, dict):
         raise FingerprintError(
-            Problem(where=f"{where}: foreground_intensity_properties_per_channel", what="not an object by channel")
+            Problem(
+                where=f"{where}: foreground_intensity_properties_per_channel", what="not an object by channel"
+            )
         )
     channels: list[dict[str, float] | None] = []
     for index in range(num_channels):
         statistics = properties.get(str(index))
-        values = {key: statistics.get(key) for key in _STATISTICS} if isinstance(statistics, dict) else {}
-        usable = bool(values) and all(isinstance(value, (int, float)) for value in values.values())
-        channels.append({key: float(value) for key, value in values.items()} if usable else None)
+        found = statistics if isinstance(statistics, dict) else {}
+        values = {key: found[key] for key in _STATISTICS if isinstance(found.get(key), (int, float))}
+        # A channel without foreground has NaN there, which the strict reader refuses, or nothing.
+        complete = len(values) == len(_STATISTICS)
+        channels.append({key: float(value) for key, value in values.items()} if complete else None)
     return {"method": "nnunetv2_sampled", "channels": channels}
 
 
 def fingerprint_from_nnunet(
-    document: Any, dataset_json: Any, *, where: str = "dataset_fingerprint.json", dataset_where: str = "dataset.json"
+    document: Any,
+    dataset_json: Any,
+    *,
+    where: str = "dataset_fingerprint.json",
+    dataset_where: str = "dataset.json",
 ) -> Fingerprint:
     """Convert nnU-Net v2's fingerprint.
 
     Args:
         document: parsed ``dataset_fingerprint.json``.
         dataset_json: parsed ``dataset.json``; names, channels, labels and ``numTraining`` come from it.
-        where, dataset_where: how the two are called in errors.
+        where: how the fingerprint is called in errors.
+        dataset_where: how dataset.json is called in errors.
 
     Returns:
         A fingerprint without the columns that nnU-Net does not record (groups, orientations, classes).
@@ -64,13 +73,17 @@ def fingerprint_from_nnunet(
     if missing:
         raise FingerprintError(
             Problem(
-                where=where, what="not a dataset fingerprint of nnU-Net v2", got=f"no {', '.join(missing)}",
+                where=where,
+                what="not a dataset fingerprint of nnU-Net v2",
+                got=f"no {', '.join(missing)}",
                 expected=", ".join(_FIELDS),
-            )  # fmt: skip
+            )
         )
     spacings, shapes = document["spacings"], document["shapes_after_crop"]
     if not isinstance(spacings, list) or not isinstance(shapes, list) or len(spacings) != len(shapes):
-        raise FingerprintError(Problem(where=where, what="'spacings' and 'shapes_after_crop' must be lists of one length"))
+        raise FingerprintError(
+            Problem(where=where, what="'spacings' and 'shapes_after_crop' must be lists of one length")
+        )
     facts = dataset_facts(dataset_json, dataset_where, default_num_training=len(spacings))
     section = dataset_document(facts)
     width = len(str(len(spacings)))

@@ -1,0 +1,5 @@
+"""``python -m nnrules``."""
+
+from nnrules.cli import main
+
+main()
