@@ -36,12 +36,17 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def read_json(path: Path, error: type[NnrulesError]) -> Any:
+def _null_constant(_name: str) -> None:
+    return None
+
+
+def read_json(path: Path, error: type[NnrulesError], *, nan_as_null: bool = False) -> Any:
     """Read a JSON file strictly: no duplicate keys, no NaN or Infinity.
 
     Args:
         path: the file.
         error: the class to raise, so that the caller's kind of document is named.
+        nan_as_null: read NaN and Infinity as null, for files that other programs wrote.
 
     Returns:
         The parsed value.
@@ -58,7 +63,8 @@ def read_json(path: Path, error: type[NnrulesError]) -> Any:
     except (OSError, UnicodeDecodeError) as exc:
         raise error(Problem(where=str(path), what="the file cannot be read as text", got=str(exc))) from None
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+        constant = _null_constant if nan_as_null else _refuse_constant
+        return json.loads(text, parse_constant=constant, object_pairs_hook=_refuse_duplicates)
     except json.JSONDecodeError as exc:
         raise error(
             Problem(

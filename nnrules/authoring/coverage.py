@@ -150,10 +150,9 @@ class Recorder:
         """What was covered of the rules and functions that count for this pack."""
         rules = [rule for rule in pack.rules.values() if _counts(rule.pack, pack)]
         functions = [function for function in pack.functions.values() if _counts(function.pack, pack)]
-        targets = [entry for rule in rules for entry in _rule_targets(rule)]
+        targets = [entry for rule in rules for entry in self._rule_targets(rule)]
         targets += [entry for function in functions for entry in self._function_targets(function)]
-        missing = tuple(target for target, covered in targets if not (covered if isinstance(covered, bool) else
-                                                                     covered in self.seen))  # fmt: skip
+        missing = tuple(target for target, covered in targets if not covered)
         return CoverageReport(
             pack=str(pack.id),
             counted="all" if pack.extends is None else "own",
@@ -162,6 +161,24 @@ class Recorder:
             missing=missing,
             unchecked=tuple(rule.id for rule in rules if rule.id not in self.checked),
         )
+
+    def _rule_targets(self, rule: Rule) -> Iterator[tuple[Target, bool]]:
+        owner, place = f"rule {rule.id}", str(rule.place)
+
+        def entry(what: str, text: object, where: Place, key: tuple[str, int, str]) -> tuple[Target, bool]:
+            kind, index, detail = key
+            return _target(owner, what, str(text), where), (kind, rule.id, index, f"{place}{detail}") in self.seen
+
+        for index, case in enumerate(rule.cases):
+            yield entry("the case is taken", case.when or "", case.place, ("case", index, ""))
+            if case.when is not None:
+                yield entry("when is false", case.when, case.place, ("when", index, " False"))
+        for member, given in rule.given.items():
+            yield entry(f"{member} is overridden", "", given.place, ("given", 0, f" {member}"))
+            for index, requirement in enumerate(given.require):
+                for what, kept in (("holds", True), ("is broken", False)):
+                    key = ("require", index, f" {member} {kept}")
+                    yield entry(f"the requirement {what}", requirement.that, requirement.place, key)
 
     def _function_targets(self, function: Function) -> Iterator[tuple[Target, bool]]:
         stops = [step for step in function.steps if step.stop_if is not None]
@@ -180,23 +197,3 @@ def _counts(owner: PackId, pack: Pack) -> bool:
 
 def _target(owner: str, what: str, text: str, place: Place) -> Target:
     return Target(owner=owner, what=what, text=text, where=str(place))
-
-
-def _rule_targets(rule: Rule) -> Iterator[tuple[Target, _Key]]:
-    owner, place = f"rule {rule.id}", str(rule.place)
-    for index, case in enumerate(rule.cases):
-        text = "" if case.when is None else str(case.when)
-        yield _target(owner, "the case is taken", text, case.place), ("case", rule.id, index, place)
-        if case.when is not None:
-            yield _target(owner, "when is false", text, case.place), ("when", rule.id, index, f"{place} False")
-    for member, given in rule.given.items():
-        key = f"{place} {member}"
-        yield _target(owner, f"{member} is overridden", "", given.place), ("given", rule.id, 0, key)
-        for index, requirement in enumerate(given.require):
-            for what, kept in (("holds", True), ("is broken", False)):
-                yield (
-                    _target(owner, f"the requirement {what}", str(requirement.that), requirement.place),
-                    ("require", rule.id, index, f"{key} {kept}"),
-                )
-
-

@@ -1,8 +1,8 @@
 """Plans against the paper: cell by cell.
 
-A cell is one printed value of a published configuration: patch size, batch size, strides, kernel sizes, and for
-3d_lowres also spacing and median shape; besides, one decision for each dataset, whether there is a 3d_lowres at
-all. ``paper_parity.json`` defines them; there are 226.
+A cell is one printed value of a published configuration: patch size, batch size, strides, kernel sizes, and
+for 3d_lowres also spacing and median shape; besides, one decision for each dataset, whether there is a
+3d_lowres at all. ``paper_parity.json`` defines them; there are 226.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def score(plans: Mapping[str, Plan], published: Mapping[str, Any]) -> Sequence[C
     Returns:
         The cells in the order of the paper: datasets, then 2d, 3d_fullres, 3d_lowres.
     """
-    return [
-        cell for dataset in published["datasets"] for cell in _cells(dataset, plans.get(dataset["id"]))
-    ]
+    return [cell for dataset in published["datasets"] for cell in _cells(dataset, plans.get(dataset["id"]))]
 
 
 def _cells(dataset: Mapping[str, Any], plan: Plan | None) -> Iterator[Cell]:

@@ -235,6 +235,10 @@ class ExpressionCompiler:
             return kind
 
         kind = self.typed(node, rule)
+        if left.const == 2 and isinstance(left.const, int):
+            # Loops compute divisors as 2 ** pools in every round: a shift where the exponent is a whole number.
+            shift = "(1 << {1} if {1}.__class__ is int and 0 <= {1} < 256 else power({0}, {1}))"
+            return elementwise(self.em, [left, right], kind, shift, bind=True)
         return elementwise(self.em, [left, right], kind, "power({0}, {1})")
 
     def minus(self, node: ast.UnaryOp) -> Value:

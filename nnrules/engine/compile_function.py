@@ -86,7 +86,7 @@ class FunctionLibrary:
                 )
             self._active.append(name)
             try:
-                found = _FunctionCompiler(self, function, kinds, dim, len(self._compiled)).compile()
+                found = _FunctionCompiler(self, function, kinds, dim, len(self.sources)).compile()
             finally:
                 self._active.pop()
             self._compiled[key] = found
@@ -143,6 +143,8 @@ class _FunctionCompiler:
         self.number = number
         self.name = f"f{number}_{function.name}"
         self.em = Emitter()
+        # Registered before it is compiled, so that the functions it calls get other numbers.
+        library.sources.append((self.name, self.em))
         self.names = _FunctionNames(library, function, dim)
         self.compiler = ExpressionCompiler(self.em, self.names)
         self.state: dict[str, Value] = {}
@@ -151,7 +153,6 @@ class _FunctionCompiler:
     def compile(self) -> CompiledFunction:
         em, function = self.em, self.function
         em.place = function.place
-        self.library.sources.append((self.name, em))
         header = "".join(f", a_{name}" for name in function.args)
         em.lines.append((f"def {self.name}(m{header}):", function.place))
         memoised = not any(kind in (MATRIX, COLUMN, JSON) for kind in self.kinds)

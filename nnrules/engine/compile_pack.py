@@ -52,7 +52,7 @@ def _namespace() -> dict[str, Any]:
     return {
         "__builtins__": {
             name: getattr(builtins, name)
-            for name in ("abs", "len", "max", "min", "range", "round", "sorted", "tuple")
+            for name in ("abs", "int", "len", "max", "min", "range", "round", "sorted", "tuple")
         },
         "ceil": math.ceil, "floor": math.floor, "trunc": math.trunc, "log": math.log, "inf": math.inf,
         "power": power, "as_row": np.asarray, "nothing_selected": _nothing_selected, "at_most_reached": _at_most_reached,

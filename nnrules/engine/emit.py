@@ -161,7 +161,8 @@ class Emitter:
         """Assign the value to variables called ``name`` (``name_0`` … for vectors) and return it in that form."""
         if isinstance(value.type, VecType):
             names = self.variable(value.type, name).elements or []
-            self.emit(f"{', '.join(names)}, = {', '.join(self.elements(value))},")
+            unpacked = value.code if value.elements is None else f"{', '.join(self.elements(value))},"
+            self.emit(f"{', '.join(names)}, = {unpacked}")
             return Value(value.type, elements=names, const=value.const)
         if value.is_const:
             return value

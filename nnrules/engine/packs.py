@@ -236,6 +236,7 @@ def _resolve(chain: list[_Version], preset: str | None) -> Pack:
             if old is not None:
                 replaced[name] = old
                 rules[name] = dataclasses.replace(rule, inherited=old)
+        _remove(rules, version.release)
         merged = Contents(params, facts, functions, rules, {**merged.digests, **upper.digests})
         release = _merge_release(release, version.release)
     chosen = _choose_preset(chain[0].id, release, preset)
@@ -257,6 +258,17 @@ def _resolve(chain: list[_Version], preset: str | None) -> Pack:
     )  # fmt: skip
     _check_references(pack)
     return pack
+
+
+def _remove(rules: dict[str, Rule], release: Release) -> None:
+    """Take away the rules of the extended pack that others decide instead."""
+    problems = [
+        place.problem(f"there is no rule '{name}' to remove", fix="Remove it from 'removes'.")
+        for name, place in release.removes.items()
+        if rules.pop(name, None) is None
+    ]
+    if problems:
+        raise RuleError(problems)
 
 
 def _merge_release(lower: Release, upper: Release) -> Release:

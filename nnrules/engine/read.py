@@ -28,7 +28,7 @@ _RESERVED = {"and", "or", "not", "if", "else", "in", "true", "false", "none", "d
 _OUTCOMES = ("value", "constant", "refuse", "drop_configuration")
 _MAX_ROUNDS = 100_000
 
-RELEASE_KEYS = ("title", "reproduces", "extends", "gpu_memory_gb", "presets", "default_preset", "configurations", "extra")
+RELEASE_KEYS = ("title", "reproduces", "extends", "removes", "gpu_memory_gb", "presets", "default_preset", "configurations", "extra")
 CONTENT_KEYS = ("params", "facts", "functions", "rules")
 
 
@@ -52,6 +52,7 @@ class Release:
     reproduces: str | None = None
     extends: str | None = None
     extends_place: Place | None = None
+    removes: dict[str, Place] = field(default_factory=dict)
     gpu_memory_gb: float | None = None
     presets: dict[str, Preset] = field(default_factory=dict)
     default_preset: str | None = None
@@ -539,6 +540,11 @@ def read_release(root: YamlNode, *, also: tuple[str, ...] = ()) -> Release:
         gpu_memory_gb=reader.number(node, "gpu_memory_gb"),
         default_preset=reader.text(node, "default_preset"),
     )
+    removed = node.items.get("removes")
+    if removed is not None and not isinstance(removed, YamlList):
+        reader.complain(removed.place, "'removes' must be a list of rule ids", expected="[patch.batch_size_2d]")
+    for item in removed.items if isinstance(removed, YamlList) else ():
+        release.removes[str(to_json(item))] = item.place
     _read_configurations(reader, node, release)
     _read_presets(reader, node, release)
     _read_extra(reader, node, release)

@@ -18,7 +18,6 @@ from nnrules.plan import Plan, value_at
 __all__ = [
     "NETWORK_CLASSES",
     "NORMALIZATION_CLASSES",
-    "SEPARATE_AXIS",
     "image_reader",
     "refuse_unwritable",
     "warnings_of",
@@ -40,9 +39,6 @@ NORMALIZATION_CLASSES: Mapping[str, str] = {
     "rgb_to_0_1": "RGBTo01Normalization",
 }
 """Scheme → class in nnunetv2 2.8.1."""
-
-SEPARATE_AXIS: Mapping[str, bool | None] = {"auto": None, "always": True, "never": False}
-"""Policy → ``force_separate_z``."""
 
 # nnunetv2 2.8.1, the first reader that takes the ending; .tif is read as 2D image where that succeeds.
 _READERS = {
@@ -66,13 +62,23 @@ _FIXED_ARCHITECTURE: Mapping[str, Any] = {
     "upsampling": "transposed_convolution",
     "skip_connection.name": "concatenate",
 }
+_RESIDUAL_BLOCK = {
+    "stem": "one_block",
+    "layers": ["convolution", "norm", "nonlinearity", "convolution", "norm"],
+    "skip_pooling": "average",
+    "skip_projection": "convolution_and_norm",
+    "skip_projection_bias": False,
+    "after_sum": "nonlinearity",
+}
+# configuration.ANISO_THRESHOLD of nnunetv2 2.8.1
+_ANISOTROPY = {"ratio_above": 3, "equal_coarsest_axes": "together"}
 
 # Fields that the export writes, or that follow from written ones.
 _WRITTEN = re.compile(
     r"(target_spacing|configurations|exports\..*|channels\[\d+\]\.(name|intensity|normalization)(\..*)?"
     r"|configurations\.[^.]+\.(dim|inherits_from|next_stage|previous_stage|transpose_(forward|backward)|spacing"
     r"|median_shape|patch_size|batch_size|memory|loss\.batch_dice"
-    r"|resampling\.(data|segmentation|probabilities)\.(order|separate_axis\.(order|policy))"
+    r"|resampling\.(data|segmentation|probabilities)\.(order|separate_axis|separate_axis\.order)"
     r"|architecture\.(?!deep_supervision|initialization).*)(\..*)?)\Z"
 )
 
@@ -95,7 +101,6 @@ def refuse_unwritable(plan: Plan) -> None:
         place = f"configurations.{name}"
         problems += _architecture_problems(f"{place}.architecture", configuration["architecture"])
         problems += _channel_count_problems(place, configuration, plan.document["dataset"])
-        problems += _resampling_problems(f"{place}.resampling", configuration["resampling"])
     if problems:
         raise PlanError(problems)
 
@@ -109,17 +114,9 @@ def warnings_of(plan: Plan) -> list[Problem]:
         if not _WRITTEN.match(path)
     ]
     problems += [
-        Problem(
-            where=f"{path}.separate_axis.ratio_above",
-            what="nnU-Net v2 has this in its code and keeps its own value",
-            got=str(ratio),
-            expected="3",
-        )
+        _in_code([f"configurations.{name}.resampling.anisotropy"], "this plan", found)
         for name, configuration in plan.configurations.items()
-        for kind in ("data", "segmentation", "probabilities")
-        for path in [f"configurations.{name}.resampling.{kind}"]
-        for ratio in [configuration["resampling"][kind]["separate_axis"].get("ratio_above", 3)]
-        if ratio != 3
+        if (found := configuration["resampling"].get("anisotropy")) != _ANISOTROPY
     ]
     own = f"{provenance['pack']['name']}@{provenance['pack']['version']}"
     for entry in provenance["decisions"]:
@@ -210,6 +207,9 @@ def _architecture_problems(place: str, architecture: Mapping[str, Any]) -> Itera
     wanted = dict(_FIXED_ARCHITECTURE)
     wanted["biases.transposed_convolution"] = architecture["biases"]["convolution"]
     wanted["decoder_kernel_sizes"] = architecture["kernel_sizes"][:-1]
+    wanted["residual_block"] = (
+        _RESIDUAL_BLOCK if architecture["template"] == "residual_encoder_unet" else None
+    )
     for path, expected in wanted.items():
         got = value_at(architecture, path)
         if got != expected:
@@ -240,11 +240,3 @@ def _channel_count_problems(
                 where=f"{place}.architecture.{name}", what="nnU-Net v2 takes this number from dataset.json",
                 got=str(got), expected=str(expected),
             )  # fmt: skip
-
-
-def _resampling_problems(place: str, resampling: Mapping[str, Any]) -> Iterator[Problem]:
-    for kind in ("data", "segmentation", "probabilities"):
-        separate = resampling[kind]["separate_axis"]
-        policy = separate.get("policy") if isinstance(separate, Mapping) else separate
-        if not isinstance(separate, Mapping) or policy not in SEPARATE_AXIS:
-            yield _unknown(f"{place}.{kind}.separate_axis", policy, SEPARATE_AXIS)

@@ -41,7 +41,7 @@ def _intensity(document: dict[str, Any], num_channels: int, where: str) -> dict[
         statistics = properties.get(str(index))
         found = statistics if isinstance(statistics, dict) else {}
         values = {key: found[key] for key in _STATISTICS if isinstance(found.get(key), (int, float))}
-        # A channel without foreground has NaN there, which the strict reader refuses, or nothing.
+        # nnU-Net writes NaN for a channel without foreground.
         complete = len(values) == len(_STATISTICS)
         channels.append({key: float(value) for key, value in values.items()} if complete else None)
     return {"method": "nnunetv2_sampled", "channels": channels}
@@ -106,9 +106,12 @@ def fingerprint_from_nnunet(
 
 
 def read_nnunet_fingerprint(fingerprint: Path, dataset_json: Path) -> Fingerprint:
-    """Read both files and convert; see :func:`fingerprint_from_nnunet`."""
+    """Read both files and convert; see :func:`fingerprint_from_nnunet`.
+
+    NaN, which nnU-Net writes for the statistics of a channel without foreground, counts as absent.
+    """
     return fingerprint_from_nnunet(
-        read_json(fingerprint, FingerprintError),
+        read_json(fingerprint, FingerprintError, nan_as_null=True),
         read_json(dataset_json, DatasetError),
         where=str(fingerprint),
         dataset_where=str(dataset_json),

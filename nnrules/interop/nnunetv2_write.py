@@ -20,7 +20,6 @@ from nnrules.errors import Problem
 from nnrules.interop.nnunetv2_limits import (
     NETWORK_CLASSES,
     NORMALIZATION_CLASSES,
-    SEPARATE_AXIS,
     image_reader,
     refuse_unwritable,
     warnings_of,
@@ -165,8 +164,9 @@ def _interpolation(resampling: Mapping[str, Any], *, is_segmentation: bool) -> d
     return {
         "is_seg": is_segmentation,
         "order": resampling["order"],
-        "order_z": separate["order"],
-        "force_separate_z": SEPARATE_AXIS[separate["policy"]],
+        "order_z": 0 if separate is None else separate["order"],
+        # null lets nnU-Net v2 decide by each image's spacing, false means never.
+        "force_separate_z": False if separate is None else None,
     }
 
 
