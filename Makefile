@@ -18,7 +18,7 @@ DIST ?= dist
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 
-.PHONY: help demo test check bench wheel format clean
+.PHONY: help demo test check bench wheel docs format clean
 
 help:
 	@echo "make demo    plan a small dataset that ships with the project, and explain the plan"
@@ -26,6 +26,7 @@ help:
 	@echo "make check   lint, format, types, module boundaries, schemas, rules and their tests"
 	@echo "make bench   measure planning and fingerprinting (installs nnU-Net v2 into .bench/peer to compare)"
 	@echo "make wheel   build the sdist and the wheel into dist/"
+	@echo "make docs    update the tables and transcripts in docs/ (transcripts need the shared data)"
 	@echo "make format  format the Python files"
 	@echo "make clean   remove the environment, the caches and what was built"
 
@@ -53,6 +54,13 @@ bench: $(DEV)
 
 wheel: $(DEV)
 	@$(VENV)/bin/python -m build --outdir $(DIST) .
+
+HIPPOCAMPUS ?= ../shared/data/hippocampus
+
+docs: $(DEV)
+	@$(VENV)/bin/python docs/tables.py
+	@if [ -d $(HIPPOCAMPUS) ]; then $(VENV)/bin/python docs/transcripts.py $(HIPPOCAMPUS); \
+	else echo "$(HIPPOCAMPUS) is absent: transcripts are left as they are"; fi
 
 format: $(DEV)
 	@$(VENV)/bin/ruff check --fix --quiet . ; $(VENV)/bin/ruff format .

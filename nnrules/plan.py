@@ -223,16 +223,12 @@ def _check_transpose(place: str, configuration: Mapping[str, Any]) -> Iterator[P
 
 def _check_augmentation(place: str, configuration: Mapping[str, Any]) -> Iterator[Problem]:
     augmentation = configuration.get("augmentation", {})
-    order, transforms = augmentation.get("order", []), augmentation.get("transforms", {})
-    for name in order:
-        if name not in transforms:
-            yield Problem(
-                where=f"{place}.augmentation.order", what="a transform without parameters", got=name,
-                expected="an entry of augmentation.transforms",
-            )  # fmt: skip
-    for name in transforms:
-        if name not in order:
-            yield Problem(
-                where=f"{place}.augmentation.transforms.{name}", what="this transform has no place in the order",
-                fix="Add it to augmentation.order.",
-            )  # fmt: skip
+    transforms = augmentation.get("transforms", {})
+    # A transform that no order names keeps its parameters unused: that is how a variant switches one off.
+    for field in ("order", "validation_order"):
+        for name in augmentation.get(field, []):
+            if name not in transforms:
+                yield Problem(
+                    where=f"{place}.augmentation.{field}", what="a transform without parameters", got=name,
+                    expected="an entry of augmentation.transforms",
+                )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The demo: the paper's nineteen datasets planned again, every pack scored, and phantoms from images to plan."""
+"""The demo: the paper's datasets planned again, every pack scored, and phantoms from images to plan."""

@@ -1,17 +1,17 @@
 """The nineteen datasets of the nnU-Net preprint as fingerprints.
 
-The preprint (Isensee et al. 2020) prints, for each dataset, what its planner was given: target spacing and median
-shape at that spacing (Tables F.1 to F.37), number of training cases, channels and labels (Table A.1). A
-fingerprint with this one row repeated for every training case leads a planner to the same inputs, because the
-median of equal rows is the row. Two facts of a real fingerprint were not published:
+The preprint (Isensee et al. 2020) prints, for each dataset, what its planner was given: target spacing and
+median shape at that spacing (Tables F.1 to F.37), number of training cases, channels and labels (Table A.1).
+A fingerprint with this one row repeated for every training case leads a planner to the same inputs, because
+the median of equal rows is the row. Two facts of a real fingerprint were not published:
 
-- how much the crop to non-zero voxels removes. ``crop.median_size_ratio`` is 1, nothing removed; it decides only
-  whether intensities are normalised inside a mask, which is none of the published cells.
-- minimum, median and maximum of the intensities. Only the two percentiles, the mean and the standard deviation
-  of CT were printed (as "clip", "subtract" and "divide"); the others are left out of the document.
+- how much the crop to non-zero voxels removes. ``crop.median_size_ratio`` is 1, nothing removed; it decides
+  only whether intensities are normalised inside a mask, which is none of the published cells.
+- minimum, median and maximum of the intensities. Only the two percentiles, the mean and the standard
+  deviation of CT were printed (as "clip", "subtract" and "divide"); the others are left out of the document.
 
-Printed spacings have two decimals, which is too few for four datasets. ``paper_parity.json`` gives inputs that
-round to the printed digits and lead to the published plans (D18: the printed 0.89 mm is an erratum); with them
+The printed digits are too few for four datasets. ``paper_parity.json`` gives inputs that round to what was
+printed and lead to the published plans (D18: the printed 0.89 mm is an erratum); with them
 :func:`published_fingerprint` makes the *refined* variants.
 """
 
@@ -136,7 +136,7 @@ def fingerprint_name(dataset: str, *, refined: bool = False) -> str:
 
 
 def shipped_fingerprint(dataset: str, *, refined: bool = False) -> Path:
-    """The example fingerprint file that ships with nnrules; equal to what :func:`published_fingerprint` gives.
+    """The example fingerprint file that ships; equal to what :func:`published_fingerprint` gives.
 
     Raises:
         UsageError: there is no such dataset, or it has no refined variant.

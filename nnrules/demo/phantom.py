@@ -1,4 +1,4 @@
-"""Small phantom datasets with their images, made anew each time: for the demo, for tests, for a short training.
+"""Small phantom datasets with their images, made anew each time: for the demo, tests, a short training.
 
 Three kinds, each with something that planning must see:
 
@@ -82,11 +82,13 @@ class PhantomKind:
         shape: mean voxels, zyx.
         shape_jitter: largest deviation from ``shape``.
         spacing: mean spacing, mm, zyx.
-        spacing_steps: spacing varies by -2 to 2 of these, mm, zyx. Multiples of 1/16 mm, which files hold exactly.
+        spacing_steps: spacing varies by -2 to 2 of these, mm, zyx; multiples of 1/16 mm, because files hold
+            those exactly.
         tilt_degrees: how far the axes are turned out of the patient's.
         scans_per_subject: images of one subject, which share its anatomy.
         paint: anatomy from grid, generator and subject number.
         scan: adds noise to its channels.
+        dataset_extra: further fields of its dataset.json.
     """
 
     dataset_name: str
@@ -136,7 +138,7 @@ PHANTOM_KINDS: Mapping[str, PhantomKind] = {
     ),
     "brain_mr": PhantomKind(
         dataset_name="Dataset903_PhantomBrain",
-        description="Phantom of a brain with a left and a right nucleus: two channels, two scans of each subject",
+        description="Phantom of a brain with a left and a right nucleus: two channels, two scans each",
         channel_names=("T1", "T2"),
         labels={"background": 0, "left_nucleus": 1, "right_nucleus": 2},
         num_cases=12,
@@ -201,11 +203,15 @@ def write_phantom(folder: Path, kind: str, *, num_cases: int | None = None, seed
     count = recipe.num_cases if num_cases is None else num_cases
     if not 1 <= count <= _MAX_CASES:
         raise UsageError(
-            Problem(where="num_cases", what="no number of cases", got=str(count), expected=f"1 to {_MAX_CASES}")
+            Problem(
+                where="num_cases", what="no number of cases", got=str(count), expected=f"1 to {_MAX_CASES}"
+            )
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            Problem(where=str(folder), what="this is in the way", fix="Choose a folder that does not exist yet.")
+            Problem(
+                where=str(folder), what="this is in the way", fix="Choose a folder that does not exist yet."
+            )
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

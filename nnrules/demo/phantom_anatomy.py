@@ -1,8 +1,9 @@
-"""Painting of the phantoms: ellipsoids with waves in their surface, in millimetres, and what a scanner adds.
+"""Painting of the phantoms: ellipsoids with waves in their surface, in mm, and what a scanner adds.
 
-A phantom is painted in two steps. The anatomy (:func:`paint_heart`, :func:`paint_abdomen`, :func:`paint_brain`)
-gives noise-free channels and the label map; the scan (:func:`add_mr_noise`, :func:`add_ct_noise`) adds what makes
-two images of one subject differ. Each takes its own generator, so that one subject can be scanned twice.
+A phantom is painted in two steps. The anatomy (:func:`paint_heart`, :func:`paint_abdomen`,
+:func:`paint_brain`) gives noise-free channels and the label map; the scan (:func:`add_mr_noise`,
+:func:`add_ct_noise`) adds what makes two images of one subject differ. Each takes its own generator, so that
+one subject can be scanned twice.
 """
 
 from __future__ import annotations
@@ -50,13 +51,11 @@ class Grid:
 
     def axes_mm(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Coordinates of the voxels from the middle of the grid, zyx; they broadcast to ``shape``."""
-        z, y, x = np.ix_(
-            *(
-                (np.arange(count) - (count - 1) / 2) * step
-                for count, step in zip(self.shape, self.spacing, strict=True)
-            )
+        z, y, x = (
+            (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step
+            for count, step in zip(self.shape, self.spacing, strict=True)
         )
-        return z, y, x
+        return z[:, None, None], y[:, None], x
 
 
 class Painting:
@@ -100,8 +99,8 @@ class Painting:
             label: label of the voxels whose centre lies below the surface; by default labels stay.
         """
         share = 1 / (1 + np.exp(-np.clip(depth / self._softness_mm, -_MAX_EXPONENT, _MAX_EXPONENT)))
-        for channel, value in zip(self.channels, values, strict=True):
-            channel += share * (value - channel)
+        target = np.reshape(values, (-1, 1, 1, 1))
+        self.channels += share * (target - self.channels)
         if label is not None:
             self.labels[depth > 0] = label
 
@@ -112,10 +111,10 @@ def _near(rng: np.random.Generator, values: Sequence[float], jitter: float) -> M
 
 
 def paint_heart(grid: Grid, rng: np.random.Generator) -> Painting:
-    """A short-axis view of a heart: blood in the ``cavity`` (1) inside the ``wall`` (2) of the left ventricle.
+    """A short-axis view of a heart: the ``wall`` (2) of the left ventricle and the blood in its ``cavity`` (1).
 
-    The right ventricle holds blood of the same brightness and is background, so that brightness alone does not
-    tell the cavity.
+    The right ventricle holds blood of the same brightness and is background, so that brightness alone does
+    not tell the cavity.
     """
     painting = Painting(grid, (20.0,), rng)
     _, height, width = grid.size_mm

@@ -41,6 +41,7 @@ class Change:
         role: ``cause`` or ``consequence``.
         why: what changed in the decision, or through what the change came.
         rules: the deciding rules, old and new, as ``id (file:line)``.
+        kind: kind of the deciding rule: blueprint, inferred or empirical.
         rerun: the earliest stage that must run again for it.
     """
 
@@ -50,13 +51,14 @@ class Change:
     role: Literal["cause", "consequence"]
     why: str
     rules: tuple[str | None, str | None]
+    kind: str | None
     rerun: Rerun
 
     def to_json(self) -> dict[str, Any]:
         """The change as a JSON object."""
         return {
             "path": self.path, "old": self.old, "new": self.new, "role": self.role, "why": self.why,
-            "rules": list(self.rules), "rerun": self.rerun,
+            "rules": list(self.rules), "kind": self.kind, "rerun": self.rerun,
         }  # fmt: skip
 
 
@@ -140,7 +142,8 @@ def diff_plans(a: Plan, b: Plan, *, packs: tuple[Pack | None, Pack | None] = (No
     changed = [p for p in changed if not _inherited_copy(p, old, new, set(changed))]
     changes = [_change(path, old, new, set(changed), context) for path in changed]
     changes += _dropped(a, b)
-    changes.sort(key=lambda change: change.role != "cause")
+    # Stable: causes first, within each role what was inferred from the data before what is fixed for all data.
+    changes.sort(key=lambda change: (change.role != "cause", change.kind == "blueprint"))
     return PlanDiff(changes=tuple(changes), context=context)
 
 
@@ -194,7 +197,7 @@ def _dropped(a: Plan, b: Plan) -> list[Change]:
             Change(
                 path=f"configurations.{name}", old="planned" if gone else _ABSENT, new=_ABSENT if gone else "planned",
                 role="cause", why=f"{'now' if gone else 'before'}: {reason}",
-                rules=(None, place) if gone else (place, None), rerun="train",
+                rules=(None, place) if gone else (place, None), kind="inferred", rerun="train",
             )  # fmt: skip
         )
     return changes
@@ -204,13 +207,19 @@ def _change(path: str, old: _Side, new: _Side, changed: set[str], context: dict[
     role, why = _judge(path, old, new, changed, context)
     return Change(
         path=path, old=old.values.get(path, _ABSENT), new=new.values.get(path, _ABSENT), role=role, why=why,
-        rules=(_rule_text(old, path), _rule_text(new, path)), rerun=_rerun(path),
+        rules=(_rule_text(old, path), _rule_text(new, path)), kind=_kind(new, path) or _kind(old, path),
+        rerun=_rerun(path),
     )  # fmt: skip
 
 
 def _rule_text(side: _Side, path: str) -> str | None:
     found = find_decision(side.plan, side.index, path)
     return None if found is None else f"{found.entry['rule']} ({found.entry['file']}:{found.entry['line']})"
+
+
+def _kind(side: _Side, path: str) -> str | None:
+    found = find_decision(side.plan, side.index, path)
+    return None if found is None else str(found.entry["kind"])
 
 
 def _judge(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnrules.engine.compile_pack import Node, Program
-from nnrules.engine.evaluate import Evaluation, Runner, repack
+from nnrules.engine.evaluate import Evaluation, Runner, matches, repack
 from nnrules.engine.overrides import resolve_overrides
 from nnrules.engine.types import COLUMN, MATRIX
 from nnrules.plan import Plan, value_at
@@ -45,7 +45,8 @@ class Replay:
         for node in self.program.order:
             for key, kind in zip(node.keys, node.types, strict=True):
                 found, value = self._value(key)
-                if found and kind not in (MATRIX, COLUMN):
+                # Under another pack than the plan's own a field may have another type; it counts as unknown then.
+                if found and kind not in (MATRIX, COLUMN) and matches(value, kind):
                     values[key] = repack(value, kind)
         values[_BUDGET] = provenance["budget"]["gpu_memory_gb"]
         return values
@@ -79,7 +80,8 @@ class Replay:
                         value = value_at(self.plan.document, prefix + key.removeprefix("channel/"))
                     except KeyError:
                         continue
-                    self.values[key] = repack(value, kind)
+                    if matches(value, kind):
+                        self.values[key] = repack(value, kind)
 
     def run(self, node: Node) -> tuple[Any, Evaluation]:
         """Evaluate one decision or fact on the recorded values.

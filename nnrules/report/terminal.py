@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.box import SIMPLE
@@ -31,7 +31,8 @@ _RERUN = {
 def shown(value: Any, limit: int = 70) -> str:
     """A JSON value on one line."""
     if isinstance(value, list) and value and not isinstance(value[0], (list, dict, str)):
-        text = render(value)
+        # Two or three numbers are a size; more are one a stage.
+        text = render(value) if len(value) <= 3 else ", ".join(map(render, value))
     elif isinstance(value, list) and value and isinstance(value[0], list):
         text = _runs([shown(item) for item in value])
     elif isinstance(value, dict):
@@ -67,6 +68,10 @@ _ROWS: tuple[tuple[str, str], ...] = (
 )
 
 
+def _axes(order: list[int]) -> str:
+    return ", ".join("zyx"[axis] for axis in order)
+
+
 def _at(configuration: Mapping[str, Any], path: str) -> Any:
     value: Any = configuration
     for part in path.split("."):
@@ -94,7 +99,8 @@ def plan_view(plan: Plan) -> RenderableType:
         table.add_column(name, overflow="fold")
     for label, path in _ROWS:
         values = [_at(plan.configurations[name], path) for name in names]
-        cells = ["–" if value is None else shown(value, 60) for value in values]
+        show = _axes if path == "transpose_forward" else shown
+        cells = ["–" if value is None else show(value) for value in values]
         table.add_row(label, *cells, style="bold" if path in ("patch_size", "batch_size") else None)
     parts: list[RenderableType] = [heading, Padding(table, (1, 0, 0, 0))]
     for name, entry in plan.configurations.items():
@@ -206,21 +212,32 @@ def diff_view(diff: PlanDiff) -> RenderableType:
         return Group(*parts)
     for title, changes in (("causes", diff.causes), ("consequences", diff.consequences)):
         if changes:
-            parts.append(Padding(_changes(f"{title} ({len(changes)})", changes), (1, 0, 0, 0)))
-    parts.append(Text(f"must run again: {_RERUN[diff.rerun]}", style="bold"))
+            parts += [Text(""), Text(f"{title} ({len(changes)} fields)", style="bold underline"), *_groups(changes)]
+    parts += [Text(""), Text(f"must run again: {_RERUN[diff.rerun]}", style="bold")]
     return Group(*parts)
 
 
-def _changes(title: str, changes: Iterable[Change]) -> Table:
-    table = Table(box=SIMPLE, show_edge=False, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    for name in ("field", "old → new", "why"):
-        table.add_column(name, overflow="fold")
+def _groups(changes: Iterable[Change]) -> Iterator[RenderableType]:
+    """Changes by reason; equal changes of several configurations on one line."""
+    reasons: dict[tuple[str, tuple[str | None, str | None]], dict[tuple[str, str, str], list[str]]] = {}
     for change in changes:
-        rule = change.rules[1] or change.rules[0]
-        why = change.why if rule is None or rule.split(" ")[0] in change.why else f"{change.why} [{rule}]"
-        rules = " / ".join(dict.fromkeys(text for text in change.rules if text))
-        table.add_row(change.path, f"{shown(change.old, 60)} → {shown(change.new, 60)}", why if "[" in why else f"{why}\n{rules}")
-    return table
+        configuration, field = _split(change.path)
+        line = (field, shown(change.old, 60), shown(change.new, 60))
+        reasons.setdefault((change.why, change.rules), {}).setdefault(line, []).append(configuration)
+    for (why, rules), lines in reasons.items():
+        yield Text.assemble(("● ", "cyan"), (why, "cyan"))
+        places = [text.partition(" ")[2].strip("()") if text.split(" ")[0] in why else text for text in rules if text]
+        if places:
+            yield Text("  " + " → ".join(dict.fromkeys(places)), style="dim")
+        for (field, old, new), configurations in lines.items():
+            where = f"{' '.join(configurations)}: " if any(configurations) else ""
+            yield Padding(Text.assemble(f"{where}{field}  ", (f"{old} → {new}", "bold")), (0, 0, 0, 4))
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Configuration and field of a path; the configuration is empty for fields of the whole plan."""
+    parts = path.split(".", 2)
+    return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == "configurations" else ("", path)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -122,8 +122,23 @@ def test_generated_tables_are_current():
         capture_output=True,
         text=True,
         check=False,
-        cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 0, result.stderr
+
+
+HIPPOCAMPUS = ROOT.parent / "shared" / "data" / "hippocampus"
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.skipif(not HIPPOCAMPUS.is_dir(), reason="the shared data are not beside the checkout")
+def test_transcripts_are_current():
+    result = subprocess.run(
+        [sys.executable, str(DOCS / "transcripts.py"), str(HIPPOCAMPUS), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
 
