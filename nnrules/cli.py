@@ -1,6 +1,6 @@
 """The command line: one function a verb, no logic.
 
-Exit codes: 0 done, 1 a difference, finding or failed test, 2 an error that the user can put right.
+Exit codes: 0 done, 1 a difference or a failed test, 2 an error that the user can put right.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def check(
     else:
         _say(report.to_text())
     if report.has_errors:
-        raise typer.Exit(1)
+        raise typer.Exit(2)
 
 
 @app.command()

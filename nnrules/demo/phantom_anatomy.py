@@ -111,7 +111,7 @@ def _near(rng: np.random.Generator, values: Sequence[float], jitter: float) -> M
 
 
 def paint_heart(grid: Grid, rng: np.random.Generator) -> Painting:
-    """A short-axis view of a heart: the ``wall`` (2) of the left ventricle and the blood in its ``cavity`` (1).
+    """A short-axis view of a heart: ``cavity`` (1) and ``wall`` (2) of the left ventricle.
 
     The right ventricle holds blood of the same brightness and is background, so that brightness alone does
     not tell the cavity.

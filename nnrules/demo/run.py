@@ -165,8 +165,8 @@ def _scores(console: Console) -> tuple[PackScore, ...]:
     names = refined_ids()
     console.print(
         Text(
-            f"refined: {', '.join(names)} with the inputs that paper_parity.json works out; "
-            "printed, they lack digits (D18: a misprint).",
+            f"refined: the printed inputs of {', '.join(names)} lack digits (D18: a misprint); refined ones "
+            "replace them.",
             style="dim",
         )
     )

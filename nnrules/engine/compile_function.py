@@ -149,6 +149,7 @@ class _FunctionCompiler:
         self.compiler = ExpressionCompiler(self.em, self.names)
         self.state: dict[str, Value] = {}
         self.collected: dict[str, Type] = {}
+        self.before: list[str] = []
 
     def compile(self) -> CompiledFunction:
         em, function = self.em, self.function
@@ -210,7 +211,10 @@ class _FunctionCompiler:
                     self.collected[name] = ListType(None)
         self.renew_state()
         variables = dict(self.names.variables)
+        self.before = [name for name in self.names.variables if name not in function.args]
         with em.block(f"for k in range({function.at_most}):"):
+            if self.library.traced:
+                em.emit("before = {" + ", ".join(self.shown(self.before)) + "}")
             for step in function.steps:
                 self.step(step.let, step.set, step.collect, step.stop_if, step.because, step.place)
             if self.library.traced:
@@ -271,24 +275,23 @@ class _FunctionCompiler:
             self.collected[name] = ListType(value.type)
             em.emit(f"c_{name}.append({em.packed(value)})")
 
-    def trace(self, stopped: str | None) -> None:
-        """Record a round: every variable of the loop that is a number, truth value or axis vector."""
-        shown = [
-            f"{name!r}: {self.em.packed(value)}"
-            for name, value in self.names.variables.items()
-            if not isinstance(value.type, (RecordType, ListType)) and name not in self.function.args
-        ]
-        for name, value in self.state.items():
+    def shown(self, names: Iterable[str]) -> list[str]:
+        """Dict entries of variables that fit a table: numbers, truth values, axis vectors, and such record fields."""
+        entries = []
+        for name in names:
+            value = self.names.variables[name]
             if isinstance(value.type, RecordType):
-                shown += self.trace_record(name, value)
-        state = "{" + ", ".join(shown) + "}"
+                entries += [
+                    f"'{name}.{key}': {value.code}[{position}]"
+                    for position, (key, kind) in enumerate(value.type.fields)
+                    if not isinstance(kind, (RecordType, ListType)) and value.code is not None
+                ]
+            elif not isinstance(value.type, ListType):
+                entries.append(f"{name!r}: {self.em.packed(value)}")
+        return entries
+
+    def trace(self, stopped: str | None) -> None:
+        """Record a round: the state that it began with, and what it computed from it."""
+        lets = [name for name in self.names.variables if name not in self.before and name not in self.function.args]
+        state = "{**before, " + ", ".join(self.shown(lets)) + "}"
         self.em.emit(f"m['trace'].append(({self.function.name!r}, k, {state}, {stopped!r}))")
-
-    def trace_record(self, name: str, value: Value) -> list[str]:
-        assert isinstance(value.type, RecordType)
-        return [
-            f"'{name}.{key}': {value.code}[{position}]"
-            for position, (key, kind) in enumerate(value.type.fields)
-            if not isinstance(kind, (RecordType, ListType))
-        ]
-

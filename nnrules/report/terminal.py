@@ -42,6 +42,16 @@ def shown(value: Any, limit: int = 70) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def _cell(value: Any) -> str:
+    """A value in a narrow table: four significant digits, no spaces."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        joiner = " " if value and isinstance(value[0], bool) else "×"
+        return joiner.join(_cell(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else shown(value, 40)
+
+
 def _runs(entries: list[str]) -> str:
     """``1×1, 2×2 (5 times)`` for a list of stages with repetitions."""
     runs: list[tuple[str, int]] = []
@@ -188,11 +198,11 @@ def _rounds(rounds: Rounds) -> RenderableType:
     half = _MAX_ROWS // 2
     cut = len(rows) > _MAX_ROWS
     for number, row in rows[:half] if cut else rows:
-        table.add_row(str(number), *(shown(row[index], 40) for index in varying))
+        table.add_row(str(number), *(_cell(row[index]) for index in varying))
     if cut:
         table.add_row("…", *(f"{len(rows) - _MAX_ROWS} more" if not position else "" for position in range(len(varying))))
         for number, row in rows[-half:]:
-            table.add_row(str(number), *(shown(row[index], 40) for index in varying))
+            table.add_row(str(number), *(_cell(row[index]) for index in varying))
     fixed = [index for index in range(len(rounds.columns)) if index not in varying]
     parts: list[RenderableType] = [table]
     if fixed:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from nnrules.plan import Plan
 
 pytestmark = pytest.mark.shared

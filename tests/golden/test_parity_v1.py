@@ -1,13 +1,12 @@
 """nnunet@0.6.0, 1.0.0 and 1.7.0 against recorded plans of nnU-Net v1, field by field.
 
-v1 has a planner for 2D and one for 3D; a plan of ours answers both. Of the "pool late" planner (ExperimentPlanner) only
-the one of nnunet 1.0 is a pack; that of 1.7.1 is not.
+v1 has a planner for 2D and one for 3D; a plan of ours answers both. Of the "pool late" planner
+(ExperimentPlanner) only the one of nnunet 1.0 is a pack; that of 1.7.1 is not.
 """
 
 from typing import Any
 
 import pytest
-
 from nnrules.engine.planning import make_plan
 from nnrules.errors import EvaluationError, RefusedError
 from nnrules.interop.nnunetv2_read import fingerprint_from_nnunet
@@ -72,9 +71,13 @@ def _differences(plan: Plan, result: dict[str, Any], *, is_2d: bool) -> list[str
         if name not in plan.configurations:
             found.append(f"{name} is missing")
             continue
-        found += [f"{name}.{text}" for text in _stage_differences(plan.configurations[name], stage, result, is_2d)]
+        compared = _stage_differences(plan.configurations[name], stage, result, is_2d=is_2d)
+        found += [f"{name}.{text}" for text in compared]
     for index, channel in enumerate(plan.document["channels"]):
-        wanted = (SCHEMES[result["normalization_schemes"][str(index)]], result["use_mask_for_norm"][str(index)])
+        wanted = (
+            SCHEMES[result["normalization_schemes"][str(index)]],
+            result["use_mask_for_norm"][str(index)],
+        )
         got = (channel["normalization"]["scheme"], channel["normalization"]["use_mask"])
         if got != wanted:
             found.append(f"channels[{index}]: got {got}, expected {wanted}")
@@ -82,7 +85,7 @@ def _differences(plan: Plan, result: dict[str, Any], *, is_2d: bool) -> list[str
 
 
 def _stage_differences(
-    configuration: dict[str, Any], stage: dict[str, Any], result: dict[str, Any], is_2d: bool
+    configuration: dict[str, Any], stage: dict[str, Any], result: dict[str, Any], *, is_2d: bool
 ) -> list[str]:
     architecture, first = configuration["architecture"], 1 if is_2d else 0
     # v1 lists halvings only; the first stage of ours does not stride.
@@ -110,7 +113,9 @@ def test_the_comparison_can_fail(request: pytest.FixtureRequest) -> None:
     conftest = request.config.pluginmanager.get_plugin(str(request.path.parent / "conftest.py"))
     cases = conftest.oracle("v1")
     assert sum(len(_requests(case)) for case in cases) >= 200
-    assert {key for case in cases for key in ((p["package"], p["planner"]) for p in case["plans"])} >= set(PACKS)
+    assert {key for case in cases for key in ((p["package"], p["planner"]) for p in case["plans"])} >= set(
+        PACKS
+    )
     case = next(case for case in cases if len(case["plans"][0].get("result", {}).get("stages", [])) == 2)
     fingerprint = fingerprint_from_nnunet(case["fingerprint"], case["dataset_json"])
     recorded, pack, preset = _requests(case)[0]
@@ -119,7 +124,8 @@ def test_the_comparison_can_fail(request: pytest.FixtureRequest) -> None:
     assert not _differences(plan, result, is_2d=False)
     low, full = result["stages"]
     for field, value in (
-        ("patch_size", [8, 8, 8]), ("batch_size", 99), ("pool_op_kernel_sizes", []), ("conv_kernel_sizes", []),
+        ("patch_size", [8, 8, 8]), ("batch_size", 99),
+        ("pool_op_kernel_sizes", []), ("conv_kernel_sizes", []),
         ("current_spacing", [9.0, 9.0, 9.0]), ("median_patient_size_in_voxels", [1, 1, 1]),
         ("do_dummy_2D_data_aug", None),
     ):  # fmt: skip
