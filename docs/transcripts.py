@@ -2,8 +2,8 @@
 
 A transcript is a code block that begins with ``$ nnrules``; what follows up to the next ``$`` is the output,
 both streams, 120 columns wide, with hashes cut. DATASET is the folder of the Decathlon's hippocampus task in
-nnU-Net v2's layout. In the pages it is called ``path/to``; ``path/to/broken`` is a copy that lacks a label map,
-and YAML blocks under a "Save this as NAME" exist under that name.
+nnU-Net v2's layout. In the pages it is called ``path/to``; ``path/to/broken`` is a copy that lacks a label
+map, and YAML blocks under a "Save this as NAME" exist under that name.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Schemas lie in ``schemas/`` as plain JSON files, so that editors and other tools
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -40,8 +40,8 @@ def _validator(name: str) -> Any:
     from jsonschema.validators import validator_for  # noqa: PLC0415
 
     schema = load_schema(name)
-    validator: Any = validator_for(schema)
-    return validator(schema)
+    choose: Callable[..., Any] = validator_for  # the stubs leave parts of jsonschema untyped
+    return choose(schema)(schema)
 
 
 def _shorten(value: Any) -> str:

@@ -161,7 +161,7 @@ def paint_abdomen(grid: Grid, rng: np.random.Generator, *, num_lesions: int) -> 
         where = tuple(c + o * r for c, o, r in zip(center, offset, radii, strict=True))
         radius = rng.uniform(8.0, 13.0)
         spot = painting.ellipsoid((where[0], where[1], where[2]), (radius, radius, radius), wave=0.2)
-        painting.fill(np.minimum(spot, organ - 1.0), (45.0,), label=2)
+        painting.fill(np.minimum(spot, organ - 5.0), (45.0,), label=2)
     return painting
 
 

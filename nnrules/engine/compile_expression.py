@@ -18,7 +18,7 @@ from nnrules.engine.expressions import Expression, dotted_name
 from nnrules.engine.inline import INLINE, elementwise
 from nnrules.engine.source import Json
 from nnrules.engine.types import (
-    BOOL, COLUMN, JSON, MATRIX, NULL, NUM, STR, ListType, MaskedType, RecordType, Type, VecType, type_of_json, unify,
+    BOOL, COLUMN, JSON, MATRIX, NULL, NUM, STR, ListType, MaskedType, RecordType, Scalar, Type, VecType, type_of_json, unify,
 )  # fmt: skip
 from nnrules.errors import RuleError
 from nnrules.functions import BUILTINS, TypingError
@@ -409,8 +409,8 @@ class ExpressionCompiler:
         kinds = {value.type for value in values}
         if kinds in ({NUM}, {BOOL}):
             (item,) = kinds
-            assert item in (NUM, BOOL)
-            kind = VecType(len(values), item)  # type: ignore[arg-type]
+            assert isinstance(item, Scalar)
+            kind = VecType(len(values), item)
             return Value(kind, elements=[self.em.packed(value) for value in values])
         joined: Type | None = values[0].type if values else None
         for value in values[1:]:

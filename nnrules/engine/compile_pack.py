@@ -458,8 +458,8 @@ class _PackCompiler:
                 if rule.scope == "configuration" and self.applies(rule, configuration)
             ]
         wanted += [(rule, None) for rule in rules if rule.scope != "configuration"]
-        for rule, configuration in wanted:
-            self._attempt(lambda r=rule, c=configuration: self.rule_node(r, c))  # type: ignore[misc]
+        for rule, target in wanted:
+            self._attempt(rule, target)
         used = {node.fact.name for node in self.nodes.values() if node.fact is not None}
         for fact in self.pack.facts.values():
             if fact.name not in used:
@@ -483,9 +483,9 @@ class _PackCompiler:
                 return
         self.problems += found
 
-    def _attempt(self, make: Any) -> None:
+    def _attempt(self, rule: Rule, configuration: str | None) -> None:
         try:
-            make()
+            self.rule_node(rule, configuration)
         except _AlreadyReportedError:
             pass
         except RuleError as exc:

@@ -109,7 +109,7 @@ def _plain(value: Any) -> Json:
 def matches(value: Json, kind: Type) -> bool:
     """Whether a JSON value can stand for a value of this type."""
     if kind in (NUM, BOOL, STR):
-        wanted: tuple[type, ...] = {NUM: (int, float), BOOL: (bool,)}.get(kind, (str,))  # type: ignore[call-overload]
+        wanted = (int, float) if kind == NUM else (bool,) if kind == BOOL else (str,)
         return isinstance(value, wanted) and not (kind == NUM and isinstance(value, bool))
     if isinstance(kind, VecType):
         return isinstance(value, list) and len(value) == kind.length and all(matches(v, kind.item) for v in value)

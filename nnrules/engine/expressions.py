@@ -192,9 +192,10 @@ def constant_expression(value: float | str | bool, place: Place) -> Expression:
     return Expression(repr(value), place, ast.Constant(value, lineno=1, col_offset=0))
 
 
-def dotted_name(node: ast.AST) -> str | None:
+def dotted_name(root: ast.AST) -> str | None:
     """``a.b.c`` of nested attributes on a name, else None."""
     parts: list[str] = []
+    node: ast.AST = root
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
         node = node.value
@@ -212,8 +213,8 @@ def names_and_calls(root: ast.AST) -> tuple[list[tuple[str, ast.AST]], list[tupl
         if isinstance(node, ast.Call):
             assert isinstance(node.func, ast.Name)
             calls.append((node.func.id, node))
-            for child in [*node.args, *(keyword.value for keyword in node.keywords)]:
-                walk(child)
+            for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
+                walk(argument)
             return
         name = dotted_name(node)
         if name is not None:

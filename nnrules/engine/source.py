@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -116,7 +117,7 @@ class _Builder:
         self.problems: list[Problem] = []
 
     def place(self, event: yaml.Event) -> Place:
-        mark = event.start_mark
+        mark: Any = event.start_mark  # always set by the parser; the stubs allow None
         return Place(self.file, mark.line + 1, mark.column + 1)
 
     def complain(self, event: yaml.Event, what: str, **more: str) -> None:
@@ -143,8 +144,8 @@ class _Builder:
             return YamlScalar(place, None, False)
         if getattr(event, "anchor", None):
             self.complain(event, "anchors are not allowed", fix="Write the value out, or make it a parameter.")
-        if getattr(event, "tag", None):
-            self.complain(event, "tags are not allowed", got=str(event.tag), fix="Remove the tag.")
+        if tag := getattr(event, "tag", None):
+            self.complain(event, "tags are not allowed", got=str(tag), fix="Remove the tag.")
         if isinstance(event, yaml.ScalarEvent):
             return self.scalar(event, place)
         if isinstance(event, yaml.SequenceStartEvent):

@@ -122,7 +122,7 @@ def type_of_json(value: Json) -> Type:
     if not kinds:
         return ListType(None)
     (kind,) = kinds
-    return VecType(len(value), kind) if kind in (NUM, BOOL) else ListType(kind)  # type: ignore[arg-type]
+    return VecType(len(value), kind) if isinstance(kind, Scalar) and kind != STR else ListType(kind)
 
 
 def unify(left: Type, right: Type) -> Type | None:

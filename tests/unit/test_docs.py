@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from nnrules.authoring.rule_tests import run_rule_tests
 from nnrules.engine.compile_pack import compile_pack
 from nnrules.engine.evaluate import evaluate
 from nnrules.engine.packs import load_pack
-from nnrules.engine.source import read_yaml
 from nnrules.fingerprint import Fingerprint
 from nnrules.functions import BUILTINS
 
@@ -110,10 +110,13 @@ def test_the_given_branch_is_that_of_the_pack():
     assert shown["require"][0]["that"] in [item["that"] for item in branch["require"]]
 
 
-def test_the_tests_block_is_strict_yaml(tmp_path: Path):
-    path = tmp_path / "tests.yaml"
-    path.write_text(block("tests:"))
-    read_yaml(path)
+def test_the_rule_tests_of_the_page_pass(tmp_path: Path):
+    overlay = tmp_path / "example.yaml"
+    overlay.write_text(HEADER)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "example.yaml").write_text(block("tests:"))
+    report = run_rule_tests(overlay)
+    assert [(result.status, result.problems) for result in report.results] == [("passed", ())] * 3
 
 
 def test_generated_tables_are_current():

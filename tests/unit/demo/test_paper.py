@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-
 from nnrules.demo.paper import (
     dataset_ids,
     fingerprint_name,

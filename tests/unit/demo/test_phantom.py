@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-
 from nnrules.dataset import load_dataset
 from nnrules.demo.phantom import PHANTOM_KINDS, phantom_case, write_phantom
 from nnrules.errors import NnrulesError, UsageError
