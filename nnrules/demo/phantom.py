@@ -213,17 +213,16 @@ def write_phantom(folder: Path, kind: str, *, num_cases: int | None = None, seed
                 where=str(folder), what="this is in the way", fix="Choose a folder that does not exist yet."
             )
         )
+    target = folder.resolve()  # "." has no name
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     except OSError as exc:
         raise _not_written(folder, exc) from None
     try:
-        part = temporary / folder.name
+        part = temporary / target.name
         _write(part, recipe, kind, count, seed)
-        if folder.exists():
-            folder.rmdir()
-        part.replace(folder)
+        part.replace(target)  # a folder may take the place of an empty one
     except OSError as exc:
         raise _not_written(folder, exc) from None
     finally:

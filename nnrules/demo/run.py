@@ -106,13 +106,14 @@ def run_demo(output: Path, console: Console) -> DemoResult:
         NnrulesError: something could not be planned or written.
     """
     _check_output(output)
+    target = output.resolve()  # "." has no name
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     except OSError as exc:
         raise _not_written(output, exc) from None
     try:
-        part = temporary / output.name
+        part = temporary / target.name
         for name in ("datasets", "fingerprints", "plans"):
             (part / name).mkdir(parents=True)
         cells = _paper(part, console)
@@ -120,7 +121,7 @@ def run_demo(output: Path, console: Console) -> DemoResult:
         phantoms = _phantoms(part, output, console)
         result = DemoResult(output=output, cells=cells, scores=scores, phantoms=phantoms)
         write_json(part / _RESULT, result.to_json())
-        _move(part, output)
+        _move(part, target)
     except OSError as exc:
         raise _not_written(output, exc) from None
     finally:

@@ -2,9 +2,9 @@
 
 Usage: peer_worker.py JOB.json ANSWER.json, with nnU-Net's three folders in the environment. Jobs:
 
-- ``{"task": "plan", "requests": [...], "meta": true, "repeats": 1}``: what the planners make of fingerprints. ``meta``
-  builds their networks without weights, which is faster and gives the same numbers. Answers ``plans`` (the file that
-  the planner saved) or ``error``, and ``seconds``, for each request.
+- ``{"task": "plan", "requests": [...], "meta": true, "repeats": 1}``: what the planners make of fingerprints.
+  ``meta`` builds their networks without weights, which is faster and gives the same numbers. Answers ``plans``
+  (the file that the planner saved) or ``error``, and ``seconds``, for each request.
 - ``{"task": "load", "plans": [...]}``: reads plans as training does and builds each configuration's network.
 """
 
@@ -20,6 +20,8 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
+
+_RAW, _PREPROCESSED = "nnUNet_raw", "nnUNet_preprocessed"
 
 
 def _planner(name: str) -> Any:
@@ -47,8 +49,8 @@ def _without_weights() -> None:
 
 def _plan(request: dict[str, Any], number: int) -> dict[str, Any]:
     name = f"Dataset{number % 999 + 1:03d}_Peer"
-    raw = Path(os.environ["nnUNet_raw"]) / name
-    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / name
+    raw = Path(os.environ[_RAW]) / name
+    preprocessed = Path(os.environ[_PREPROCESSED]) / name
     for folder in (raw, preprocessed):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

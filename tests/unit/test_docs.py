@@ -29,7 +29,7 @@ def block(start: str) -> str:
     return found
 
 
-def fingerprint(spacing: list[float], shape: list[int]) -> Fingerprint:
+def fingerprint(spacing: list[float], shape: list[int], motion_mm: float = 0.0) -> Fingerprint:
     """Twenty equal CT cases."""
     statistics = dict.fromkeys(("min", "percentile_00_5", "mean", "median"), 0.0)
     statistics |= {"std": 1.0, "max": 2.0, "percentile_99_5": 2.0}
@@ -51,6 +51,7 @@ def fingerprint(spacing: list[float], shape: list[int]) -> Fingerprint:
         },
         "crop": {"median_size_ratio": 1.0},
         "intensity": {"method": "published", "channels": [statistics]},
+        "extra": {"columns": {"motion": {"type": "number", "unit": "mm", "values": [motion_mm] * 20}}},
     }
     return Fingerprint.from_document(document, where="docs")
 
@@ -65,7 +66,7 @@ def decided(overlay: Path, path: str, given: Fingerprint) -> object:
 
 
 def test_every_yaml_block_of_the_page_is_covered_below():
-    starts = ("# our_rules.yaml", "params:", "facts:", "functions:", "    given:", "tests:")
+    starts = ("# our_rules.yaml", "params:", "facts:", "extra:", "functions:", "    given:", "tests:")
     assert len(YAML_BLOCKS) == len(starts)
     assert all(block(start) for start in starts)
 
@@ -83,6 +84,14 @@ def test_params_and_facts_compile(tmp_path: Path, start: str):
     overlay = tmp_path / "example.yaml"
     overlay.write_text(HEADER + block(start))
     compile_pack(load_pack(overlay))
+
+
+@pytest.mark.parametrize(("motion_mm", "num_epochs"), [(0.2, 1000), (1.7, 1500)])
+def test_the_rule_reads_the_extra_column(tmp_path: Path, motion_mm: float, num_epochs: float):
+    overlay = tmp_path / "example.yaml"
+    overlay.write_text(HEADER + block("extra:"))
+    given = fingerprint([1.0, 1.0, 1.0], [64, 64, 64], motion_mm)
+    assert decided(overlay, "training.num_epochs", given) == num_epochs
 
 
 def test_the_function_computes_what_its_doc_says(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,3 +203,14 @@ def test_a_file_in_place_of_the_parent_folder(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NnrulesError, match="cannot be written"):
         write_phantom(tmp_path / "file" / "set", "heart_mr", num_cases=1)
+
+
+def test_the_current_folder_will_do(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    write_phantom(Path(), "heart_mr", num_cases=1)
+
+    assert (folder / "dataset.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]

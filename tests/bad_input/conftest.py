@@ -1,0 +1,176 @@
+"""A folder with one of everything that nnrules reads, for each case to spoil.
+
+    data/                a dataset of two tiny cases, nnU-Net v2's layout
+    fingerprint.json     forty cases
+    nnunet.json          the same as nnU-Net v2's own dataset_fingerprint.json; its dataset.json is data/dataset.json
+    plan.json            made from fingerprint.json
+"""
+
+import copy
+import gzip
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nnrules.engine.planning import make_plan
+from nnrules.fingerprint import Fingerprint
+from nnrules.image_geometry import Geometry
+from nnrules.image_io import write_image
+
+Spoil = Callable[[Mapping[str, Any]], None]
+
+NUM_CASES = 40
+SHAPE = (4, 5, 6)
+_PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+
+
+def write_volume(
+    path: Path,
+    *,
+    shape: tuple[int, int, int] = SHAPE,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    kind: str = "int16",
+    values: Mapping[tuple[int, int, int], float] | None = None,
+    fill: float = 0,
+) -> None:
+    """An image or label map (zyx) that holds ``fill`` but for ``values``."""
+    array = np.full(shape, fill, dtype=kind)
+    for place, value in (values or {}).items():
+        array[place] = value
+    geometry = Geometry(
+        shape=shape, spacing=spacing, origin_xyz=(0.0,) * 3, direction_xyz=tuple(np.eye(3).ravel()), dimension=3,
+        num_channels=1,
+    )  # fmt: skip
+    write_image(path, array, geometry)
+
+
+def fingerprint_document() -> dict[str, Any]:
+    """Forty cases like the hippocampus."""
+    statistics = dict.fromkeys(("min", "percentile_00_5", "mean", "median"), 0.0)
+    statistics |= {"std": 1.0, "max": 2.0, "percentile_99_5": 2.0}
+    return {
+        "schema_version": "1.0",
+        "created_by": "tests",
+        "dataset": {
+            "name": "corpus",
+            "channel_names": ["MRI"],
+            "labels": {"background": 0, "anterior": 1, "posterior": 2},
+            "num_training": 260,
+            "file_ending": ".nii.gz",
+        },
+        "extractors": {"geometry": 1},
+        "cases": {
+            "id": [f"case_{number:02d}" for number in range(NUM_CASES)],
+            "shape": [[36, 50, 35]] * NUM_CASES,
+            "spacing": [[1.0, 1.0, 1.0]] * NUM_CASES,
+        },
+        "crop": {"median_size_ratio": 1.0},
+        "intensity": {"method": "published", "channels": [statistics]},
+    }
+
+
+def _write_dataset(folder: Path) -> None:
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    for case in ("a", "b"):
+        write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", fill=7, values={(1, 2, 3): 50})
+        write_volume(folder / "labelsTr" / f"{case}.nii.gz", kind="uint8", values={(1, 2, 3): 1, (2, 2, 3): 2})
+    document = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "organ": 1, "lesion": 2},
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(document))
+
+
+@pytest.fixture(scope="session")
+def good_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder before anything is spoilt; made once, only ever copied."""
+    folder = tmp_path_factory.mktemp("good")
+    _write_dataset(folder / "data")
+    document = fingerprint_document()
+    (folder / "fingerprint.json").write_text(json.dumps(document))
+    make_plan(Fingerprint.from_document(document)).save(folder / "plan.json")
+    nnunet = {
+        "spacings": document["cases"]["spacing"],
+        "shapes_after_crop": document["cases"]["shape"],
+        "median_relative_size_after_cropping": 1.0,
+        "foreground_intensity_properties_per_channel": {"0": document["intensity"]["channels"][0]},
+    }
+    (folder / "nnunet.json").write_text(json.dumps(nnunet))
+    return folder
+
+
+@pytest.fixture
+def workspace(good_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the good inputs, and the current folder."""
+    folder = tmp_path / "work"
+    shutil.copytree(good_inputs, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def spoil(workspace: Path) -> Spoil:
+    """Apply what an entry of the corpus says about its files; see ``corpus/README.md``."""
+
+    def apply(entry: Mapping[str, Any]) -> None:
+        for name, text in entry.get("files", {}).items():
+            path = workspace / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
+        for name, changes in entry.get("edit", {}).items():
+            path = workspace / name
+            document = json.loads(path.read_text())
+            for place, value in changes.items():
+                put(document, place, value)
+            path.write_text(json.dumps(document))
+        for name, options in entry.get("image", {}).items():
+            (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+            write_volume(workspace / name, **_volume_options(options))
+        for name, options in entry.get("bytes", {}).items():
+            _change_bytes(workspace / name, **options)
+        for name in entry.get("remove", []):
+            path = workspace / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name in entry.get("folder", []):
+            (workspace / name).mkdir(parents=True)
+
+    return apply
+
+
+def put(document: Any, place: str, value: Any) -> None:
+    """Set a place such as ``cases.spacing[3]``; the text ``(absent)`` removes it."""
+    parts = [int(index) if index else name for name, index in _PART.findall(place)]
+    holder = document
+    for part in parts[:-1]:
+        holder = holder[part]
+    if value == "(absent)":
+        del holder[parts[-1]]
+    else:
+        holder[parts[-1]] = copy.deepcopy(value)
+
+
+def _volume_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    values = {tuple(map(int, place.split())): value for place, value in options.get("values", {}).items()}
+    tuples = {name: tuple(options[name]) for name in ("shape", "spacing") if name in options}
+    plain = {name: options[name] for name in ("kind", "fill") if name in options}
+    return {**tuples, **plain, "values": values}
+
+
+def _change_bytes(path: Path, *, keep: int | None = None, at: Mapping[int, str] | None = None) -> None:
+    """Cut a file, or overwrite bytes (hex) at offsets of what a .gz file holds unpacked."""
+    content = path.read_bytes()
+    if at:
+        unpacked = bytearray(gzip.decompress(content))
+        for offset, digits in at.items():
+            changed = bytes.fromhex(digits)
+            unpacked[offset : offset + len(changed)] = changed
+        content = gzip.compress(bytes(unpacked))
+    path.write_bytes(content[:keep])
