@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nnrules.engine.compile_pack import Node, Program
+from nnrules.engine.program import Node, Program
 from nnrules.engine.model import Function, Pack, PackId, Rule
 from nnrules.engine.source import Place
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from nnrules.engine.compile_function import FunctionLibrary
-from nnrules.engine.compile_pack import AtMostReachedError, Node, Program
-from nnrules.engine.evaluate import Evaluation, MissingValueError, Runner, matches, repack, unpack
+from nnrules.engine.program import AtMostReachedError, Node, Program
+from nnrules.engine.values import matches, repack, unpack
+from nnrules.engine.machine import Evaluation, MissingValueError
+from nnrules.engine.evaluate import Runner
 from nnrules.engine.inputs import BUDGET_INPUTS, CHANNEL_INPUTS, FINGERPRINT_INPUTS, extra_type
 from nnrules.engine.overrides import Overrides
 from nnrules.engine.source import Json, Place

@@ -159,9 +159,9 @@ def paint_abdomen(grid: Grid, rng: np.random.Generator, *, num_lesions: int) -> 
         offset = rng.normal(size=3)
         offset *= rng.uniform(0.3, 0.6) / np.linalg.norm(offset)
         where = tuple(c + o * r for c, o, r in zip(center, offset, radii, strict=True))
-        radius = rng.uniform(8.0, 13.0)
+        radius = rng.uniform(10.0, 15.0)
         spot = painting.ellipsoid((where[0], where[1], where[2]), (radius, radius, radius), wave=0.2)
-        painting.fill(np.minimum(spot, organ - 5.0), (45.0,), label=2)
+        painting.fill(np.minimum(spot, organ - 5.0), (70.0,), label=2)
     return painting
 
 

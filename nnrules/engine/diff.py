@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from nnrules.engine.compile_pack import Program
-from nnrules.engine.evaluate import unpack
+from nnrules.engine.program import Program
+from nnrules.engine.values import unpack
 from nnrules.engine.explain import DecisionIndex, find_decision, index_decisions, node_at, pack_of
 from nnrules.engine.model import Pack
 from nnrules.engine.planning import compiled

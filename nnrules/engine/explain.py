@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnrules.engine.compile_pack import Node, Program, compile_pack
+from nnrules.engine.compile_pack import compile_pack
+from nnrules.engine.program import Node, Program
 from nnrules.engine.digest import functions_called
-from nnrules.engine.evaluate import unpack
+from nnrules.engine.values import unpack
 from nnrules.engine.model import Pack
 from nnrules.engine.packs import load_pack
 from nnrules.engine.replay import Replay

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from nnrules.engine.compile_pack import Program
+from nnrules.engine.program import Program
 from nnrules.engine.source import Json
 from nnrules.errors import PlanError, Problem, UsageError
 

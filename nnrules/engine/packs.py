@@ -17,7 +17,7 @@ from nnrules.engine.source import YamlMap, YamlScalar, read_yaml
 from nnrules.errors import PackError, Problem, RuleError
 from nnrules.resources import rules_directory
 
-__all__ = ["DEFAULT_PACK", "available_packs", "load_pack", "pack_directory", "version_files"]
+__all__ = ["DEFAULT_PACK", "available_packs", "load_pack", "pack_directory", "version_files", "version_hash"]
 
 DEFAULT_PACK = "nnunet@2.8.0"
 LANGUAGE = 1
@@ -103,6 +103,11 @@ def _hash(parts: list[tuple[str, bytes]]) -> str:
     return "sha256:" + digest.hexdigest()
 
 
+def version_hash(folder: Path) -> str:
+    """Hash of one version's own rule files (names and bytes); tests and the pack that it extends do not enter."""
+    return _hash([(path.name, path.read_bytes()) for path in version_files(folder)])
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Version:
     id: PackId
@@ -122,7 +127,7 @@ def _read_version(spec: str, _stamp: tuple[tuple[str, int, int], ...]) -> _Versi
         raise PackError(Problem(where=str(pack), what="the version has no release.yaml"))
     release = read_release(roots.pop(release_file))
     contents = read_contents(roots.values(), pack)
-    return _Version(pack, release, contents, _hash([(path.name, path.read_bytes()) for path in files]))
+    return _Version(pack, release, contents, version_hash(folder))
 
 
 def _version(spec: str) -> _Version:

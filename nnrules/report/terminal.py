@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrules.engine.diff import Change, PlanDiff
-from nnrules.engine.evaluate import render
+from nnrules.engine.values import render
 from nnrules.engine.explain import Explanation, Rounds
 from nnrules.plan import Plan
 

@@ -3,8 +3,8 @@
 Usage: peer_worker.py JOB.json ANSWER.json, with nnU-Net's three folders in the environment. Jobs:
 
 - ``{"task": "plan", "requests": [...], "meta": true, "repeats": 1}``: what the planners make of fingerprints.
-  ``meta`` builds their networks without weights, which is faster and gives the same numbers. Answers ``plans``
-  (the file that the planner saved) or ``error``, and ``seconds``, for each request.
+  ``meta`` builds their networks without weights, which is faster and gives the same numbers. Answers
+  ``plans`` (the file that the planner saved) or ``error``, and ``seconds``, for each request.
 - ``{"task": "load", "plans": [...]}``: reads plans as training does and builds each configuration's network.
 """
 

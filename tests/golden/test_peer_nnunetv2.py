@@ -1,7 +1,7 @@
 """The installed nnunetv2 2.8.1, asked now: fingerprints that no recorded case holds, and exported plans.
 
-``NNRULES_PEER_SEED`` draws other fingerprints. Where nnU-Net v2 is not installed these tests skip aloud, except
-on CI (or with ``NNRULES_PEER=install``), which installs it.
+``NNRULES_PEER_SEED`` draws other fingerprints. Where nnU-Net v2 is not installed these tests skip aloud,
+except on CI (or with ``NNRULES_PEER=install``), which installs it.
 """
 
 import os

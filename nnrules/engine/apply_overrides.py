@@ -1,0 +1,124 @@
+"""Applies what the user set to single decisions: leaves of records, whole fields, members of groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnrules.engine.machine import Machine
+from nnrules.engine.model import Rule
+from nnrules.engine.overrides import Overrides
+from nnrules.engine.program import Node, placeholders
+from nnrules.engine.source import Json
+from nnrules.engine.types import RecordType, Type
+from nnrules.engine.values import fill_text, matches, render, repack
+from nnrules.errors import PlanError, Problem
+
+__all__ = ["missed_overrides", "overridden_values", "set_parts"]
+
+
+def set_parts(overrides: Overrides, path: str, value: Json, kind: Type) -> Json:
+    """Change leaves inside a decided record."""
+    for keys, wanted in overrides.parts.get(path, []):
+        overrides.used.add(path)
+        where = ".".join([path, *keys])
+        holder, inner = value, kind
+        for position, key in enumerate(keys):
+            found = inner.field(key) if isinstance(inner, RecordType) else None
+            if found is None or not isinstance(holder, dict):
+                fields = ", ".join(holder) if isinstance(holder, dict) else "no fields"
+                raise PlanError(Problem(where=where, what=f"no field '{key}' here", expected=fields))
+            inner = found[1]
+            if position + 1 < len(keys):
+                holder = holder[key]
+        if not matches(wanted, inner):
+            raise PlanError(
+                Problem(where=where, what="wrong type for this field", got=str(wanted), expected=str(inner))
+            )
+        assert isinstance(holder, dict)
+        holder[keys[-1]] = wanted
+    return value
+
+
+def overridden_values(
+    machine: Machine, overrides: Overrides, node: Node, paths: tuple[str, ...], chosen: list[str]
+) -> tuple[tuple[Any, ...], str]:
+    """The packed values of a decision of which fields were set, and the reason to record.
+
+    Args:
+        machine: where a group's ``given`` branch runs.
+        overrides: what the user set.
+        node: the decision.
+        paths: the plan paths that it decides.
+        chosen: those of them that were set.
+
+    Raises:
+        PlanError: a wrong type; one member of a group that has no branch for it; a value that the group refuses, with
+            the nearest valid one.
+    """
+    rule = node.rule
+    assert rule is not None
+    packed = {}
+    for path, kind in zip(paths, node.types, strict=True):
+        if path not in overrides.whole:
+            continue
+        value = overrides.whole[path]
+        if not matches(value, kind):
+            raise PlanError(
+                Problem(where=path, what="wrong type for this field", got=str(value), expected=str(kind))
+            )
+        packed[path] = repack(value, kind)
+    if len(chosen) == len(paths):
+        return tuple(packed[path] for path in paths), "set by the user"
+    members = [rule.decides[paths.index(path)] for path in chosen]
+    if len(members) > 1 or members[0] not in node.branches:
+        raise _group_error(rule, paths, chosen)
+    machine.memo["override"] = packed[chosen[0]]
+    given = rule.given[members[0]]
+    code = machine.program.namespace[node.branches[members[0]]]
+    broken, values = machine.guard(node, lambda: code(machine.env, machine.memo, []))
+    if broken:
+        problems = []
+        for index, shown, near in broken:
+            message = given.require[index].message
+            problems.append(
+                Problem(
+                    where=chosen[0],
+                    what=fill_text(message, tuple(placeholders(message)), shown),
+                    got=render(overrides.whole[chosen[0]]),
+                    fix=f"The nearest valid value is {render(near)}." if near is not None else None,
+                )
+            )
+        raise PlanError(problems)
+    return values, given.because
+
+
+def _group_error(rule: Rule, paths: tuple[str, ...], chosen: list[str]) -> PlanError:
+    others = ", ".join(path for path in paths if path not in chosen)
+    free = [paths[rule.decides.index(member)] for member in rule.given]
+    fix = f"Set {' or '.join(free)} instead: the others follow. " if free else ""
+    return PlanError(
+        Problem(
+            where=", ".join(chosen),
+            what=f"rule '{rule.id}' decides this together with {others}, so it cannot be set alone",
+            fix=f"{fix}Or set all of them.",
+        )
+    )
+
+
+def missed_overrides(machine: Machine, overrides: Overrides) -> None:
+    """Refuse overrides that reached no decision: their configuration or channel is not planned.
+
+    Raises:
+        PlanError: each such path, with the reason.
+    """
+    problems = []
+    for path in [*overrides.whole, *overrides.parts]:
+        if path in overrides.used or path in overrides.optional:
+            continue
+        configuration = path.split(".")[1] if path.startswith("configurations.") else ""
+        _, reason = machine.result.dropped.get(configuration, (None, "the dataset has no such entry"))
+        problems.append(
+            Problem(where=path, what=f"this is not part of the plan: {reason}", fix="Leave it out.")
+        )
+    if problems:
+        raise PlanError(problems)
