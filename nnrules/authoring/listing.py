@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnrules.engine.packs import DEFAULT_PACK, available_packs, load_pack, pack_directory
-from nnrules.engine.read import read_release
+from nnrules.engine.read_release import read_release
 from nnrules.engine.source import read_yaml, to_json
 from nnrules.resources import rules_directory
 

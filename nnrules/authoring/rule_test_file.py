@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal, cast
 
 from nnrules.engine.packs import pack_directory
-from nnrules.engine.read import Reader
 from nnrules.engine.source import Json, Place, YamlList, YamlMap, YamlScalar, read_yaml, to_json
+from nnrules.engine.yaml_reader import Reader
 from nnrules.errors import RuleError
 
 __all__ = ["Kind", "RuleTest", "read_rule_tests", "tests_of"]

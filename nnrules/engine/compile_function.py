@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from nnrules.engine.compile_expression import ExpressionCompiler, constant_value
+from nnrules.engine.compile_expression import ExpressionCompiler
+from nnrules.engine.compiling import constant_value
 from nnrules.engine.emit import Emitter, Value
 from nnrules.engine.expressions import Expression
 from nnrules.engine.model import Function, Pack, Template
 from nnrules.engine.source import Place
-from nnrules.engine.types import COLUMN, JSON, MATRIX, ListType, RecordType, Type, VecType
+from nnrules.engine.types import COLUMN, JSON, MATRIX, ListType, RecordType, Type, VecType, holds_record
 from nnrules.errors import RuleError
 
 __all__ = ["FunctionLibrary", "compile_template"]
@@ -24,11 +25,28 @@ def compile_template(compiler: ExpressionCompiler, template: Template) -> Value:
         values = [compile_template(compiler, item) for item in template]
         kinds = {value.type for value in values}
         item = next(iter(kinds)) if len(kinds) == 1 else None if not kinds else JSON
+        if item == JSON and any(holds_record(kind) for kind in kinds):
+            raise RuleError(
+                _first_place(template, compiler).problem(
+                    "entries of a list must have the same fields", got="; ".join(sorted(map(str, kinds))),
+                    fix="Write it as a 'constant', or give all entries the same fields.",
+                )  # fmt: skip
+            )
         code = "(" + "".join(compiler.em.packed(value) + ", " for value in values) + ")"
         return Value(ListType(item), code=compiler.em.bind(code))
     fields = {key: compile_template(compiler, item) for key, item in template.items()}
     kind = RecordType(tuple((key, value.type) for key, value in fields.items()))
     return Value(kind, fields=fields)
+
+
+def _first_place(template: Template, compiler: ExpressionCompiler) -> Place:
+    """Where the first expression of a template stands."""
+    if isinstance(template, Expression):
+        return template.place
+    for item in template.values() if isinstance(template, Mapping) else template:
+        return _first_place(item, compiler)
+    assert compiler.em.place is not None
+    return compiler.em.place
 
 
 @dataclass(slots=True)

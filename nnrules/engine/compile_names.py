@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from nnrules.engine.compile_expression import ExpressionCompiler, constant_value
+from nnrules.engine.compile_expression import ExpressionCompiler
+from nnrules.engine.compiling import constant_value
 from nnrules.engine.emit import Emitter, Value
 from nnrules.engine.expressions import Expression
 from nnrules.engine.program import Node

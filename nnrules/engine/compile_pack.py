@@ -8,7 +8,7 @@ configuration's name are decided here, so that what cannot apply creates no depe
 from __future__ import annotations
 
 import linecache
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import CodeType
 from typing import Any
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nnrules.engine.compile_expression import ExpressionCompiler, constant_value, pack_json
+from nnrules.engine.compile_expression import ExpressionCompiler
 from nnrules.engine.compile_function import compile_template
 from nnrules.engine.compile_names import NodeNames
+from nnrules.engine.compiling import constant_value, pack_json
 from nnrules.engine.emit import Emitter, Value
 from nnrules.engine.expressions import Expression, parse_expression
 from nnrules.engine.model import Case, Fact, Given, Outcome, Rule

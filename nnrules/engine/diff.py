@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from nnrules.engine.program import Program
-from nnrules.engine.values import unpack
 from nnrules.engine.explain import DecisionIndex, find_decision, index_decisions, node_at, pack_of
 from nnrules.engine.model import Pack
 from nnrules.engine.planning import compiled
+from nnrules.engine.program import Program
 from nnrules.engine.replay import Replay
 from nnrules.engine.source import Json
+from nnrules.engine.values import unpack
 from nnrules.errors import NnrulesError
 from nnrules.plan import Plan
 from nnrules.schema import load_schema

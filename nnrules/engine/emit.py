@@ -158,7 +158,7 @@ class Emitter:
         return result
 
     def name_value(self, value: Value, name: str) -> Value:
-        """Assign the value to variables called ``name`` (``name_0`` … for vectors) and return it in that form."""
+        """Assign the value to variables called ``name`` (``nameV0`` … for vectors) and return it in that form."""
         if isinstance(value.type, VecType):
             names = self.variable(value.type, name).elements or []
             unpacked = value.code if value.elements is None else f"{', '.join(self.elements(value))},"
@@ -173,7 +173,8 @@ class Emitter:
     def variable(kind: Type, name: str) -> Value:
         """The value form of variables called ``name`` that hold a value of this type."""
         if isinstance(kind, VecType):
-            return Value(kind, elements=[f"{name}_{axis}" for axis in range(kind.length)])
+            # Names of the language are in small letters, so V keeps `size` on axis 0 apart from a variable `size_0`.
+            return Value(kind, elements=[f"{name}V{axis}" for axis in range(kind.length)])
         return Value(kind, code=name)
 
     def assign_together(self, targets: Sequence[Value], values: Sequence[Value]) -> None:

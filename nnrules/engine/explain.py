@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnrules.engine.compile_pack import compile_pack
-from nnrules.engine.program import Node, Program
 from nnrules.engine.digest import functions_called
-from nnrules.engine.values import unpack
 from nnrules.engine.model import Pack
 from nnrules.engine.packs import load_pack
+from nnrules.engine.program import Node, Program
 from nnrules.engine.replay import Replay
 from nnrules.engine.source import Json
+from nnrules.engine.values import unpack
 from nnrules.errors import NnrulesError, PackError, PlanError, Problem
 from nnrules.plan import Plan
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnrules.engine.model import Fact, Function, Pack, PackId, Param, Preset, Rule
-from nnrules.engine.read import RELEASE_KEYS, CONTENT_KEYS, Contents, Release, read_contents, read_release
+from nnrules.engine.read import CONTENT_KEYS, Contents, read_contents
+from nnrules.engine.read_release import RELEASE_KEYS, Release, read_release
 from nnrules.engine.source import YamlMap, YamlScalar, read_yaml
 from nnrules.errors import PackError, Problem, RuleError
 from nnrules.resources import rules_directory

@@ -10,12 +10,12 @@ from typing import Any
 
 from nnrules.dataset_facts import DatasetFacts
 from nnrules.engine.compile_pack import compile_pack
-from nnrules.engine.program import Node, Program
-from nnrules.engine.machine import Decision, Evaluation
 from nnrules.engine.evaluate import evaluate
+from nnrules.engine.machine import Decision, Evaluation
 from nnrules.engine.model import Pack
 from nnrules.engine.overrides import Overrides, resolve_overrides
 from nnrules.engine.packs import DEFAULT_PACK, load_pack
+from nnrules.engine.program import Node, Program
 from nnrules.engine.source import Json
 from nnrules.errors import PlanError, Problem, UsageError
 from nnrules.fingerprint import Fingerprint, dataset_document

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from nnrules.engine.program import Node, Program
-from nnrules.engine.values import matches, repack
-from nnrules.engine.machine import Evaluation
 from nnrules.engine.evaluate import Runner
+from nnrules.engine.machine import Evaluation
 from nnrules.engine.overrides import resolve_overrides
+from nnrules.engine.program import Node, Program
 from nnrules.engine.types import COLUMN, MATRIX
+from nnrules.engine.values import matches, repack
 from nnrules.plan import Plan, value_at
 
 __all__ = ["Replay"]

@@ -14,7 +14,8 @@ from nnrules.engine.source import Json
 
 __all__ = [
     "BOOL", "COLUMN", "JSON", "MATRIX", "NULL", "NUM", "STR",
-    "ListType", "MaskedType", "RecordType", "Scalar", "Special", "Type", "VecType", "type_of_json", "unify",
+    "ListType", "MaskedType", "RecordType", "Scalar", "Special", "Type", "VecType", "holds_record", "type_of_json",
+    "unify",
 ]  # fmt: skip
 
 
@@ -123,6 +124,11 @@ def type_of_json(value: Json) -> Type:
         return ListType(None)
     (kind,) = kinds
     return VecType(len(value), kind) if isinstance(kind, Scalar) and kind != STR else ListType(kind)
+
+
+def holds_record(kind: Type) -> bool:
+    """Whether values of this type have named fields somewhere, which only the type knows the names of."""
+    return isinstance(kind, RecordType) or (isinstance(kind, ListType) and kind.item is not None and holds_record(kind.item))
 
 
 def unify(left: Type, right: Type) -> Type | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnrules.engine.compile_expression import pack_json
+from nnrules.engine.compiling import pack_json
 from nnrules.engine.source import Json
 from nnrules.engine.types import BOOL, NUM, STR, ListType, RecordType, Type, VecType
 

@@ -56,7 +56,7 @@ def _markdown(rows: list[Measurement], environment: dict[str, str]) -> str:
         "",
         "Planning is measured from a loaded pack and parsed fingerprint to a checked plan with provenance;",
         "nnU-Net v2's planner from its constructor to the saved plans, without the import of torch. Whole",
-        "processes include the start of Python. Medians of several runs, except for nnU-Net v2, which runs once.",
+        "processes include the start of Python. Medians of several runs; nnU-Net v2 runs once.",
         "",
         "| " + " | ".join(HEADER) + " |",
         "|" + "---|" * len(HEADER),
