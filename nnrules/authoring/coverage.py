@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from nnrules.engine.program import Node, Program
 from nnrules.engine.model import Function, Pack, PackId, Rule
+from nnrules.engine.program import Node, Program
 from nnrules.engine.source import Place
 
 __all__ = ["CoverageReport", "Recorder", "Target"]
@@ -102,10 +103,12 @@ class Recorder:
         if not node.code_name:
             return
         rule = node.rule
-        yield node.code_name, None if rule is None else lambda result, rule=rule: self._rule(rule, *result)
+        if rule is None:
+            yield node.code_name, None
+            return
+        yield node.code_name, partial(self._rule, rule)
         for member, branch in node.branches.items():
-            assert rule is not None
-            yield branch, lambda result, rule=rule, member=member: self._given(rule, member, result[0])
+            yield branch, partial(self._given, rule, member)
 
     def _recording(self, call: Callable[..., Any], note: Callable[[Any], None] | None) -> Callable[..., Any]:
         def recorded(env: Any, memo: Any, rounds: Any) -> Any:
@@ -129,13 +132,15 @@ class Recorder:
         self.seen.add(("case", rule.id, 0, str(rule.place)))
         self.last_cases = (0,)
 
-    def _rule(self, rule: Rule, whens: list[bool], found: list[tuple[int, Any, Any]]) -> None:
+    def _rule(self, rule: Rule, result: tuple[list[bool], list[tuple[int, Any, Any]]]) -> None:
+        whens, found = result
         # Places tell a replaced rule from its replacement, which has the same id.
         self.seen |= {("case", rule.id, index, str(rule.place)) for index, _, _ in found}
         self.seen |= {("when", rule.id, index, f"{rule.place} {bool(value)}") for index, value in enumerate(whens)}
         self.last_cases = tuple(index for index, _, _ in found)
 
-    def _given(self, rule: Rule, member: str, broken: list[tuple[int, Any, Any]]) -> None:
+    def _given(self, rule: Rule, member: str, result: tuple[list[tuple[int, Any, Any]], Any]) -> None:
+        broken, _ = result
         self.seen.add(("given", rule.id, 0, f"{rule.place} {member}"))
         self.last_cases = ()
         failed = {index for index, _, _ in broken}

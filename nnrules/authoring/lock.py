@@ -42,25 +42,35 @@ class LockReport:
 
     def problems(self) -> list[Problem]:
         """What is wrong, with the way out."""
-        where = f"{self.pack}/{_NAME}"
-        return [
-            *(
-                Problem(
-                    where=f"{where}: {version}",
-                    what=f"{self.pack}@{version} is released and its files have changed",
-                    fix="Undo the change, or make a new version of it (a new folder and 'latest' in pack.yaml).",
-                )
-                for version in self.changed
-            ),
-            *(
-                Problem(where=f"{where}: {version}", what="a released version is gone", fix="Restore its folder.")
-                for version in self.missing
-            ),
-            *(
-                Problem(where=f"{where}: {version}", what="this version is not locked", fix="Run `nnrules rules lock`.")
-                for version in self.unlocked
-            ),
+        unlocked = [
+            Problem(
+                where=f"{self.pack}/{_NAME}: {version}",
+                what="this version is not locked",
+                fix="Run `nnrules rules lock`.",
+            )
+            for version in self.unlocked
         ]
+        return [*self.broken_promises(), *unlocked]
+
+    def broken_promises(self) -> list[Problem]:
+        """Released versions that changed or are gone."""
+        changed = [
+            Problem(
+                where=f"{self.pack}/{_NAME}: {version}",
+                what=f"{self.pack}@{version} is released and its files have changed",
+                fix="Undo the change, or make a new version of it (a new folder and 'latest' in pack.yaml).",
+            )
+            for version in self.changed
+        ]
+        missing = [
+            Problem(
+                where=f"{self.pack}/{_NAME}: {version}",
+                what="a released version is gone",
+                fix="Restore its folder.",
+            )
+            for version in self.missing
+        ]
+        return changed + missing
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object."""
@@ -140,9 +150,8 @@ def lock_packs(packs: Iterable[str] | None = None, *, accept_changes: bool = Fal
     refused = [
         problem
         for report, _ in states.values()
-        for problem in report.problems()
-        if report.missing or (report.changed and not accept_changes)
-        if "not locked" not in problem.what
+        if report.missing or not accept_changes
+        for problem in report.broken_promises()
     ]
     if refused:
         raise PackError(refused)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from nnrules.engine.compile_function import FunctionLibrary
-from nnrules.engine.program import AtMostReachedError, Node, Program
-from nnrules.engine.values import matches, repack, unpack
-from nnrules.engine.machine import Evaluation, MissingValueError
 from nnrules.engine.evaluate import Runner
 from nnrules.engine.inputs import BUDGET_INPUTS, CHANNEL_INPUTS, FINGERPRINT_INPUTS, extra_type
+from nnrules.engine.machine import Evaluation, MissingValueError
 from nnrules.engine.overrides import Overrides
+from nnrules.engine.program import AtMostReachedError, Node, Program
 from nnrules.engine.source import Json, Place
 from nnrules.engine.types import COLUMN, MATRIX, Type, type_of_json
+from nnrules.engine.values import matches, repack, unpack
 from nnrules.errors import EvaluationError, Problem
 
 __all__ = ["Given", "call_function", "evaluate_rule", "node_of_rule", "read_given"]
@@ -179,7 +179,7 @@ class _Alone(Runner):
 
     def compute(self, key: str) -> Any:
         inherited = self.node.inherited
-        if inherited is not None and key == self.node.inherited_key:
+        if inherited is not None and key in inherited.keys:
             self.decide(inherited, None)
             return self.env[key]
         return super().compute(key)

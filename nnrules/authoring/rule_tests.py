@@ -14,12 +14,12 @@ from nnrules.authoring.fixtures import fixture_fingerprint
 from nnrules.authoring.one_rule import call_function, evaluate_rule, node_of_rule, read_given
 from nnrules.authoring.rule_test_file import RuleTest, read_rule_tests, tests_of
 from nnrules.engine.compile_pack import compile_pack
-from nnrules.engine.program import Program
-from nnrules.engine.machine import Evaluation
 from nnrules.engine.evaluate import evaluate
+from nnrules.engine.machine import Evaluation
 from nnrules.engine.model import Pack
 from nnrules.engine.overrides import resolve_overrides
 from nnrules.engine.packs import load_pack
+from nnrules.engine.program import Program
 from nnrules.engine.source import Json
 from nnrules.errors import EvaluationError, NnrulesError, PlanError, Problem, RefusedError
 

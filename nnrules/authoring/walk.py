@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nnrules.engine.program import placeholders
 from nnrules.engine.expressions import Expression, names_and_calls, parse_expression
 from nnrules.engine.model import Fact, Function, Rule
+from nnrules.engine.program import placeholders
 from nnrules.errors import RuleError
 
 __all__ = ["Use", "calls_in", "names_in", "uses_of"]

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["NodeNames"]
 
 
+def _inherited_names(hidden: Node) -> list[str]:
+    """How a replacing rule reads the fields of the rule that it replaces, in their order."""
+    assert hidden.rule is not None
+    return [f"inherited.{path}" for path in hidden.rule.decides] if hidden.rule.is_group else ["inherited"]
+
+
 class NodeNames:
     """Names inside a rule or fact."""
 
@@ -55,10 +61,18 @@ class NodeNames:
         if param is not None:
             self.node.params.add(name)
             return constant_value(param.value)
-        if name == "inherited" and self.node.inherited is not None:
-            return self.read(em, name, self.node.inherited_key or "", self.node.inherited.types[0])
+        if name.partition(".")[0] == "inherited" and self.node.inherited is not None:
+            return self.inherited(em, name, self.node.inherited)
         found = self.compiler.resolve(name, self.node)
         return None if found is None else self.read(em, name, *found)
+
+    def inherited(self, em: Emitter, name: str, hidden: Node) -> Value | None:
+        """What the replaced rule gives: ``inherited``, or ``inherited.patch_size`` for a field of a group."""
+        names = _inherited_names(hidden)
+        if name not in names:
+            return None
+        position = names.index(name)
+        return self.read(em, name, hidden.keys[position], hidden.types[position])
 
     def read(self, em: Emitter, name: str, key: str, kind: Type) -> Value:
         cached = self._cache.get(key)
@@ -88,7 +102,8 @@ class NodeNames:
         if not prefix and configuration in self.pack.configurations:
             self.compiler.require_presence(configuration, self.node)
             return f"({configuration!r} in env['configurations'])"
-        found = self.compiler.resolve(name, self.node)
+        # A fact is computed when it is read, so asking for it would tell what happened to be read before.
+        found = None if name in self.pack.facts else self.compiler.resolve(name, self.node)
         if found is None:
             return None
         self.node.reads[name], self.node.read_types[name] = found
@@ -101,7 +116,9 @@ class NodeNames:
         return result
 
     def known(self) -> Iterable[str]:
-        return [*self.local, *self.pending, *self.pack.params, *self.compiler.known_names(self.node), "dim"]
+        inherited = [] if self.node.inherited is None else _inherited_names(self.node.inherited)
+        mine = [*self.local, *self.pending, *inherited]
+        return [*mine, *self.pack.params, *self.compiler.known_names(self.node), "dim"]
 
     def known_functions(self) -> Iterable[str]:
         return self.pack.functions

@@ -18,7 +18,7 @@ from nnrules.engine.emit import Emitter
 from nnrules.engine.expressions import Expression
 from nnrules.engine.inputs import BUDGET_INPUTS, CHANNEL_INPUTS, FINGERPRINT_INPUTS, extra_type
 from nnrules.engine.model import Fact, Pack, Rule
-from nnrules.engine.program import Node, Program, generated_namespace
+from nnrules.engine.program import Node, Program, generated_namespace, placeholders
 from nnrules.engine.source import Place
 from nnrules.engine.types import Type
 from nnrules.errors import Problem, RuleError
@@ -152,8 +152,9 @@ class PackCompiler:
         """``has(config_x)`` needs every decision that may drop the configuration."""
         for rule in self.pack.rules.values():
             drops = any(case.outcome.drop_configuration or case.outcome.refuse for case in rule.cases)
-            if rule.scope == "configuration" and drops and self.applies(rule, configuration):
-                self._link(reader, self.rule_node(rule, configuration))
+            for name in (configuration, self.pack.configurations[configuration].inherits_from):
+                if name is not None and rule.scope == "configuration" and drops and self.applies(rule, name):
+                    self._link(reader, self.rule_node(rule, name))
         listing = self.deciders.get("plan/configurations")
         if listing is not None:
             self._link(reader, self.rule_node(listing, None))
@@ -170,13 +171,16 @@ class PackCompiler:
         return self._node(Node(f"fact {fact.name}", None, fact, configuration, (key,)))
 
     def rule_node(self, rule: Rule, configuration: str | None) -> Node:
+        keys = self._own_keys(rule, configuration)
+        return self._node(Node(f"rule {rule.id}", rule, None, configuration, keys))
+
+    @staticmethod
+    def _own_keys(rule: Rule, configuration: str | None) -> tuple[str, ...]:
         if rule.scope == "configuration":
             assert configuration is not None
-            keys = tuple(f"config/{configuration}/{path}" for path in rule.decides)
-        else:
-            prefix = "plan" if rule.scope == "dataset" else "channel"
-            keys = tuple(f"{prefix}/{path}" for path in rule.decides)
-        return self._node(Node(f"rule {rule.id}", rule, None, configuration, keys))
+            return tuple(f"config/{configuration}/{path}" for path in rule.decides)
+        prefix = "plan" if rule.scope == "dataset" else "channel"
+        return tuple(f"{prefix}/{path}" for path in rule.decides)
 
     def _node(self, node: Node) -> Node:
         identity = node.keys[0]
@@ -210,16 +214,22 @@ class PackCompiler:
 
     def _inherit(self, node: Node, replaced: Rule) -> None:
         """Compile the replaced rule beside its replacement, for ``inherited``."""
-        uses = any("inherited" in text for text in _texts(node.rule))
-        if not uses:
+        assert node.rule is not None
+        if not any("inherited" in text for text in _texts(node.rule)):
             return
-        hidden = Node(
-            f"rule {replaced.id} (inherited)",
-            replaced,
-            None,
-            node.configuration,
-            tuple(f"inherited:{key}" for key in node.keys),
-        )
+        if replaced.scope != node.rule.scope:
+            raise RuleError(
+                node.rule.place.problem(
+                    f"'inherited' has no meaning in rule '{node.rule.id}'", got=f"scope: {node.rule.scope}",
+                    expected=f"scope: {replaced.scope}, as in the replaced rule ({replaced.place})",
+                )  # fmt: skip
+            )
+        # One prefix a level: a replaced rule may itself read what it replaced.
+        prefix = "inherited:" * (node.keys[0].count("inherited:") + 1)
+        keys = tuple(prefix + key for key in self._own_keys(replaced, node.configuration))
+        hidden = Node(f"rule {replaced.id} (inherited)", replaced, None, node.configuration, keys)
+        if replaced.inherited is not None:
+            self._inherit(hidden, replaced.inherited)
         NodeCompiler(self, hidden).compile()
         self.nodes[hidden.keys[0]] = hidden
         self.order.append(hidden)
@@ -318,6 +328,11 @@ def _texts(rule: Rule | None) -> Iterator[str]:
         if case.when is not None:
             yield case.when.text
         yield from template(case.outcome.value)
+        shown = (case.because, case.warn, case.outcome.refuse, case.outcome.drop_configuration)
+        yield from (name for text in shown for name in placeholders(text or ""))
+    for given in rule.given.values():
+        yield from (expression.text for expression in given.let.values())
+        yield from template(given.value)
 
 
 def compile_pack(pack: Pack, *, traced: bool = False) -> Program:

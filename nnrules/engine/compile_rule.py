@@ -15,7 +15,17 @@ from nnrules.engine.expressions import Expression, parse_expression
 from nnrules.engine.model import Case, Fact, Given, Outcome, Rule
 from nnrules.engine.program import Node, placeholders
 from nnrules.engine.source import Place
-from nnrules.engine.types import JSON, ListType, RecordType, Type, type_of_json, unify
+from nnrules.engine.types import (
+    COLUMN,
+    JSON,
+    MATRIX,
+    ListType,
+    RecordType,
+    Type,
+    holds_record,
+    type_of_json,
+    unify,
+)  # fmt: skip
 from nnrules.errors import RuleError
 
 if TYPE_CHECKING:
@@ -69,7 +79,7 @@ class NodeCompiler:
         case = rule.cases[0]
         if len(rule.cases) > 1 or rule.let or case.when is not None or not case.outcome.has_constant:
             return None
-        if case.warn or rule.hit == "collect" or rule.given:
+        if case.warn or rule.hit == "collect" or rule.given or placeholders(case.because):
             return None
         members = self._constant_members(rule, case.outcome)
         return tuple(pack_json(value) for value in members), tuple(type_of_json(value) for value in members)
@@ -162,7 +172,7 @@ class NodeCompiler:
         else:
             assert outcome.value is not None
             members = self._members(compiler, rule, index, outcome)
-        em.place = case.place
+        em.place = outcome.place
         result = f"({index}, {members}, {shown})"
         em.emit(f"return w, [{result}]" if rule.hit == "first" else f"found.append({result})")
 
@@ -194,8 +204,27 @@ class NodeCompiler:
                         )
                     )
                 kinds[position] = joined
+        for path, joined in zip(rule.decides, kinds, strict=True):
+            self._check_storable(rule, path, joined)
         types = [JSON if kind is None else kind for kind in kinds]
         self.node.types = tuple(ListType(kind) for kind in types) if rule.hit == "collect" else tuple(types)
+
+    def _check_storable(self, rule: Rule, path: str, kind: Type | None) -> None:
+        """A plan holds no cases; ``collect`` stores one list, whose entries must have the same fields."""
+        if kind in (MATRIX, COLUMN):
+            raise RuleError(
+                rule.place.problem(
+                    f"'{path}' cannot be a {kind}", expected="a value for the whole dataset",
+                    fix="Reduce it with median(...), percentile(...) or another reduction.",
+                )  # fmt: skip
+            )
+        records = any(holds_record(types[rule.decides.index(path)]) for types in self.node.case_types.values())
+        if rule.hit == "collect" and kind == JSON and records:
+            raise RuleError(
+                rule.place.problem(
+                    f"the cases collect records of different fields for '{path}'", fix="Give all cases the same fields."
+                )
+            )
 
     def _given(self, rule: Rule, member: str, given: Given) -> str:
         """The branch that follows from an override of one member of the group."""
@@ -208,12 +237,14 @@ class NodeCompiler:
         em.emit("broken = []")
         for index, requirement in enumerate(given.require):
             condition = compiler.condition(requirement.that, "that")
-            names = placeholders(requirement.message)
-            values = [compiler.compile(parse_expression(name, requirement.place)) for name in names]
-            near = compiler.compile(requirement.nearest) if requirement.nearest else constant_value(None)
-            shown = "(" + "".join(em.packed(value) + ", " for value in values) + ")"
             with em.block(f"if not {em.packed(condition)}:"):
+                names = placeholders(requirement.message)
+                values = [compiler.compile(parse_expression(name, requirement.place)) for name in names]
+                near = compiler.compile(requirement.nearest) if requirement.nearest else constant_value(None)
+                shown = "(" + "".join(em.packed(value) + ", " for value in values) + ")"
                 em.emit(f"broken.append(({index}, {shown}, {em.packed(near)}))")
+                # What comes after may fail on a value that breaks this, so the first one is told alone.
+                em.emit("return broken, None")
         others = [path for path in rule.decides if path != member]
         self._check_given(rule, given, others)
         parts = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from nnrules.engine.overrides import Overrides
 from nnrules.engine.program import Node, Program
 from nnrules.engine.types import RecordType, Type
 from nnrules.engine.values import fill_text, repack, unpack
-from nnrules.errors import EvaluationError, Problem, RefusedError
+from nnrules.errors import EvaluationError, PlanError, Problem, RefusedError
 from nnrules.fingerprint import Fingerprint
 
 __all__ = ["Runner", "evaluate", "inputs_of", "plan_path"]
@@ -81,12 +81,25 @@ class Runner(Machine):
                 self.decide(node, None)
             if node.keys == ("plan/configurations",):
                 listed = self.env["plan/configurations"]
-                order = [name for name in self.program.pack.configurations if name in listed]
-                self.result.configurations[:] = order
-        self.drop_orphans()
+                self.result.configurations[:] = self.listed(node, listed)
+        self.demand_one()
         missed_overrides(self, self.overrides)
         self.record_inputs()
         return self.result
+
+    def listed(self, node: Node, names: Sequence[str]) -> list[str]:
+        """The configurations to plan, in the pack's order; what inherits needs what it inherits from."""
+        known = self.program.pack.configurations
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            got, expected = ", ".join(unknown), ", ".join(known)
+            if "configurations" in self.overrides.whole:
+                where = "configurations"
+                raise PlanError(Problem(where=where, what="the pack has no such configuration", got=got, expected=expected))
+            raise EvaluationError(
+                node.place.problem(f"{self.describe(node)} lists unknown configurations", got=got, expected=expected)
+            )
+        return [name for name, entry in known.items() if name in names and entry.inherits_from in (None, *names)]
 
     def channels(self, node: Node) -> None:
         assert self.fingerprint is not None
@@ -185,6 +198,7 @@ class Runner(Machine):
         self.result.dropped[node.configuration] = (rule, reason)
         if case.outcome.refuse:
             self.result.warnings.append((rule.id, f"{node.configuration} is not planned: {reason}"))
+        self.drop_orphans()
 
     def drop_orphans(self) -> None:
         for name, configuration in self.program.pack.configurations.items():
@@ -194,6 +208,9 @@ class Runner(Machine):
                 if parent in self.result.dropped:
                     rule, reason = self.result.dropped[parent]
                     self.result.dropped[name] = (rule, f"it inherits from {parent}: {reason}")
+
+    def demand_one(self) -> None:
+        """Refuse a dataset for which nothing is planned, with the reason for each configuration."""
         if self.program.pack.configurations and not self.result.configurations:
             raise RefusedError(
                 [
@@ -208,6 +225,7 @@ class Runner(Machine):
         whens: tuple[bool, ...], rounds: tuple[tuple[str, int], ...], because: str, overridden: str | None = None,
     ) -> None:  # fmt: skip
         plain = tuple(unpack(value, kind) for value, kind in zip(values, kinds, strict=True))
+        self.demand_finite(node, plain)
         changed = [path for path in paths if path in self.overrides.parts]
         if changed:
             plain = tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FACTORS = (1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-_PRECISION_GB = 0.01
+_STEPS_PER_GB = 100
 _ENGINE_FIELDS = {
     "schema_version": "version of the plan format",
 }
@@ -416,21 +417,24 @@ def _flips(replay: Replay, node: Node, position: int, plan: Plan) -> Iterator[Bu
         return "not planned" if values is None else unpack(values[position], kind)
 
     current = value_at(budget)
-    for sign in (-1, 1):
-        near = budget
+    for sign, first in ((-1, math.ceil(budget * _STEPS_PER_GB)), (1, math.floor(budget * _STEPS_PER_GB))):
+        # In whole steps, so that what is reported is a target that was tried.
+        near = first
         for factor in _FACTORS:
-            far = budget * factor**sign
-            other = value_at(far)
+            far = round(budget * factor**sign * _STEPS_PER_GB)
+            if far < 1 or (far - near) * sign <= 0:
+                continue
+            other = value_at(far / _STEPS_PER_GB)
             if other == current:
                 near = far
                 continue
-            while abs(far - near) > _PRECISION_GB:
-                middle = (near + far) / 2
-                tried = value_at(middle)
+            while abs(far - near) > 1:
+                middle = (near + far) // 2
+                tried = value_at(middle / _STEPS_PER_GB)
                 if tried == current:
                     near = middle
                 else:
                     far, other = middle, tried
-            yield BudgetFlip(gpu_memory_gb=round(far, 2), value=other)
+            yield BudgetFlip(gpu_memory_gb=far / _STEPS_PER_GB, value=other)
             break
 

@@ -73,13 +73,27 @@ class Expression:
     tree: ast.expr
 
     def at(self, node: ast.AST) -> Place:
-        """The place of a part of the expression; its start when the text spans several lines."""
-        line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
-        return self.place if line > 1 or "\n" in self.text else self.place.shifted(column)
+        """The place of a part of the expression; its start when the file holds the text in another form."""
+        written = self.text.strip().splitlines()[0]
+        # The syntax tree counts bytes of UTF-8.
+        column = len(written.encode()[: getattr(node, "col_offset", 0)].decode(errors="ignore"))
+        return _place_in(self.text, self.place, getattr(node, "lineno", 1), column)
 
     def __str__(self) -> str:
         """The text on one line."""
         return " ".join(self.text.split())
+
+
+def _place_in(text: str, place: Place, line: int, column: int) -> Place:
+    """A column of an expression's stripped text as a place in its file.
+
+    Folded, quoted or block text may stand there in another form; then only its start is known.
+    """
+    lines = place.file.lines
+    source = lines[place.line - 1][place.column - 1 :] if 1 <= place.line <= len(lines) else ""
+    if line > 1 or not source.startswith(text.rstrip()):
+        return place
+    return place.shifted(len(text) - len(text.lstrip()) + column)
 
 
 def _depth(node: ast.AST) -> int:
@@ -174,7 +188,7 @@ def parse_expression(text: str, place: Place) -> Expression:
     if isinstance(parsed, tuple):
         what, offset = parsed
         fix = "Use '==' to compare." if "=" in text and "==" not in text else None
-        raise RuleError(place.shifted(offset).problem(f"not an expression: {what}", got=text.strip(), fix=fix))
+        raise RuleError(_place_in(text, place, 1, offset).problem(f"not an expression: {what}", got=text.strip(), fix=fix))
     try:
         if _depth(parsed) > _MAX_DEPTH:
             raise RecursionError

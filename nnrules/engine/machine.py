@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from nnrules.engine.inputs import CHANNEL_INPUTS, FINGERPRINT_INPUTS
 from nnrules.engine.model import Rule
 from nnrules.engine.program import AtMostReachedError, Node, Program
 from nnrules.engine.source import Json
-from nnrules.engine.values import render, unpack
+from nnrules.engine.values import is_finite, render, unpack
 from nnrules.errors import EvaluationError, NnrulesError
 
 __all__ = ["Decision", "Evaluation", "Machine", "MissingValueError"]
@@ -109,8 +109,21 @@ class Machine:
         if node is None or node.fact is None:
             raise MissingValueError(key)
         value = self.guard(node, lambda: self.program.namespace[node.code_name](self.env, self.memo, []))
-        self.result.facts[key] = (node, unpack(value, node.types[0]))
+        plain = unpack(value, node.types[0])
+        self.demand_finite(node, (plain,))
+        self.result.facts[key] = (node, plain)
         return value
+
+    def demand_finite(self, node: Node, values: Sequence[Json]) -> None:
+        """Refuse infinite numbers, which scalar arithmetic gives on overflow and a plan cannot hold."""
+        if all(is_finite(value) for value in values):
+            return
+        raise EvaluationError(
+            node.place.problem(
+                f"{self.describe(node)} gives a number that is not finite", got=self.reading(node),
+                fix="Check these values in the fingerprint, or guard the rule with 'when'.",
+            )  # fmt: skip
+        )
 
     def guard(self, node: Node, call: Callable[[], Any]) -> Any:
         """Run generated code; anything that goes wrong becomes an error at the place in the rule file."""

@@ -155,7 +155,7 @@ def _provenance(
     pack = program.pack
     planned = set(evaluation.configurations)
     used = [d for d in evaluation.decisions if d.node.configuration is None or d.node.configuration in planned]
-    params = sorted({name for decision in used for name in decision.node.params} | _fact_params(evaluation))
+    params = sorted({name for decision in used for name in _params_of(decision.node)} | _fact_params(evaluation))
     return {
         "engine": ENGINE_VERSION,
         "pack": {
@@ -195,15 +195,20 @@ def _provenance(
     }  # fmt: skip
 
 
+def _params_of(node: Node) -> set[str]:
+    return node.params if node.inherited is None else node.params | _params_of(node.inherited)
+
+
 def _fact_params(evaluation: Evaluation) -> set[str]:
     return {name for node, _ in evaluation.facts.values() for name in node.params}
 
 
 def _references(node: Node) -> dict[str, str]:
     """Name read → where its value stands: ``inputs:…``, ``facts:…``, ``params:…`` or a plan path."""
-    references = {name: _reference(key) for name, key in node.reads.items()}
+    references = {name: _reference(key) for name, key in node.reads.items() if not key.startswith("inherited:")}
     references |= {name: f"params:{name}" for name in sorted(node.params)}
-    return references
+    # What a replaced rule reads on behalf of its replacement counts as read by that.
+    return references if node.inherited is None else {**_references(node.inherited), **references}
 
 
 def _reference(key: str) -> str:

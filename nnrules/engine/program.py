@@ -17,9 +17,9 @@ from nnrules.engine.types import Type
 from nnrules.functions import BUILTINS
 from nnrules.functions.numbers import power
 
-__all__ = ["AtMostReachedError", "Node", "Program", "generated_namespace", "placeholders"]
+__all__ = ["PLACEHOLDER", "AtMostReachedError", "Node", "Program", "generated_namespace", "placeholders"]
 
-_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 class AtMostReachedError(Exception):
@@ -133,4 +133,4 @@ class Program:
 
 def placeholders(text: str) -> list[str]:
     """The names in ``{braces}`` of a text for people."""
-    return [name.strip() for name in _PLACEHOLDER.findall(text)]
+    return [name.strip() for name in PLACEHOLDER.findall(text)]

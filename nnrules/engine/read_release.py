@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nnrules.engine.model import Configuration, ExtraColumn, Preset
-from nnrules.engine.source import Place, YamlList, YamlMap, YamlNode, to_json
+from nnrules.engine.source import Place, YamlList, YamlMap, YamlNode, YamlScalar, to_json
 from nnrules.engine.yaml_reader import Reader
 from nnrules.errors import RuleError
 
@@ -55,7 +55,10 @@ def read_release(root: YamlNode, *, also: tuple[str, ...] = ()) -> Release:
     if removed is not None and not isinstance(removed, YamlList):
         reader.complain(removed.place, "'removes' must be a list of rule ids", expected="[patch.batch_size_2d]")
     for item in removed.items if isinstance(removed, YamlList) else ():
-        release.removes[str(to_json(item))] = item.place
+        if isinstance(item, YamlScalar) and isinstance(item.value, str):
+            release.removes[item.value] = item.place
+        else:
+            reader.complain(item.place, "'removes' names rules", expected="e.g. patch.batch_size_2d")
     _read_configurations(reader, node, release)
     _read_presets(reader, node, release)
     _read_extra(reader, node, release)
@@ -93,6 +96,9 @@ def _read_presets(reader: Reader, node: YamlMap, release: Release) -> None:
         entry = reader.mapping(value, place, f"preset '{name}'")
         reader.keys(entry, ("doc", "params", "gpu_memory_gb"), ("doc",), f"preset '{name}'")
         params = reader.mapping(entry.items.get("params"), place, "'params'")
+        for key, item in params.items.items():
+            if not isinstance(item, YamlScalar) or item.value is None:
+                reader.complain(item.place, f"parameter '{key}' must be a number, text or truth value")
         release.presets[name] = Preset(
             name=name,
             doc=reader.text(entry, "doc") or "",

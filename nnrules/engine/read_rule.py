@@ -70,6 +70,8 @@ class RuleReader(Reader):
                 found.append(value)
             else:
                 self.complain(item.place, "'decides' names fields of the plan", expected="e.g. patch_size")
+        if node is not None and not items:
+            self.complain(node.place, "'decides' names no field", expected="e.g. patch_size")
         if node is not None and len(set(found)) != len(found):
             self.complain(node.place, "a field stands twice in 'decides'")
         return tuple(found)
@@ -80,7 +82,10 @@ class RuleReader(Reader):
         if not isinstance(node, YamlList):
             self.complain(node.place, "'configurations' must be a list of names", expected="[2d, 3d_fullres]")
             return None
-        return tuple(str(item.value) for item in node.items if isinstance(item, YamlScalar))
+        names = tuple(item.value for item in node.items if isinstance(item, YamlScalar) and isinstance(item.value, str))
+        if not names or len(names) != len(node.items):
+            self.complain(node.place, "'configurations' must be a list of names", expected="[2d, 3d_fullres]")
+        return names
 
     def cases(self, node: YamlMap, what: str, shorthand: list[str], group: bool) -> tuple[Case, ...]:
         if shorthand:
@@ -123,6 +128,10 @@ class RuleReader(Reader):
 
     def outcome(self, node: YamlMap, group: bool) -> Outcome | None:
         otherwise = node.items.get("otherwise")
+        beside = [key for key in _OUTCOMES if key in node.items]
+        if otherwise is not None and beside:
+            self.complain(node.keys[beside[0]], f"'{beside[0]}' stands beside 'otherwise'",
+                          fix="Write it below 'otherwise'.")  # fmt: skip
         if otherwise is not None:
             inner = list(otherwise.items) if isinstance(otherwise, YamlMap) else []
             if not (len(inner) == 1 and inner[0] in _OUTCOMES):

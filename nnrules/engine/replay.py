@@ -99,6 +99,8 @@ class Replay:
         for key in node.keys:
             runner.env.pop(key, None)
         with np.errstate(all="ignore"):
+            for entry in _replaced(node):
+                runner.decide(entry, None)
             result = runner.guard(node, lambda: self.program.namespace[node.code_name](runner.env, runner.memo, []))
         return result, runner.result
 
@@ -153,3 +155,7 @@ class Replay:
         runner.result.configurations[:] = list(self.program.pack.configurations)
         return runner
 
+
+def _replaced(node: Node) -> list[Node]:
+    """The rules that a rule replaced and reads as ``inherited``, the innermost first."""
+    return [] if node.inherited is None else [*_replaced(node.inherited), node.inherited]

@@ -30,6 +30,7 @@ _CONSTANTS: dict[str, None | bool] = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
 _MAX_DEPTH = 60
+_MAX_DIGITS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +187,11 @@ class _Builder:
             return YamlScalar(place, text, False)
         if text in _CONSTANTS:
             return YamlScalar(place, _CONSTANTS[text], True)
-        if _INT.match(text):
+        if _INT.match(text) and len(text) <= _MAX_DIGITS:
             return YamlScalar(place, int(text), True)
         if _FLOAT.match(text):
             number = float(text)
-            if number in (float("inf"), float("-inf")):
+            if number in (float("inf"), float("-inf")) or _INT.match(text):
                 self.complain(event, "the number is too large", got=text)
             return YamlScalar(place, number, True)
         if _NOT_FINITE.match(text):

@@ -6,15 +6,16 @@ type, a case matrix a float64 array.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from nnrules.engine.compiling import pack_json
+from nnrules.engine.program import PLACEHOLDER
 from nnrules.engine.source import Json
 from nnrules.engine.types import BOOL, NUM, STR, ListType, RecordType, Type, VecType
 
-__all__ = ["fill_text", "matches", "render", "repack", "unpack"]
+__all__ = ["fill_text", "is_finite", "matches", "render", "repack", "unpack"]
 
 
 def unpack(value: Any, kind: Type) -> Json:
@@ -37,8 +38,19 @@ def unpack(value: Any, kind: Type) -> Json:
 def _plain(value: Any) -> Json:
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     result: Json = value
     return result
+
+
+def is_finite(value: Json) -> bool:
+    """Whether a JSON value holds no infinite number and no NaN."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list):
+        return all(map(is_finite, value))
+    return not isinstance(value, dict) or all(map(is_finite, value.values()))
 
 
 def matches(value: Json, kind: Type) -> bool:
@@ -64,7 +76,8 @@ def repack(value: Json, kind: Type) -> Any:
     if isinstance(kind, ListType) and isinstance(value, list) and kind.item is not None:
         inner_kind = kind.item
         return tuple(repack(item, inner_kind) for item in value)
-    return pack_json(value) if isinstance(value, list) else value
+    # Without a type for its entries a list stays as it is, so that objects in it keep their names.
+    return tuple(value) if isinstance(kind, VecType) and isinstance(value, list) else value
 
 
 def render(value: Any) -> str:
@@ -72,13 +85,13 @@ def render(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.5g}" if value != int(value) or abs(value) >= 1e15 else str(int(value))
+        return f"{value:.5g}" if not math.isfinite(value) or value != int(value) or abs(value) >= 1e15 else str(int(value))
     if isinstance(value, (tuple, list)):
         return " × ".join(map(render, value)) if value and not isinstance(value[0], (tuple, list)) else str(list(value))
     return str(value)
 
 
 def fill_text(text: str, names: tuple[str, ...], values: tuple[Any, ...]) -> str:
-    for name, value in zip(names, values, strict=True):
-        text = text.replace("{" + name + "}", render(value)).replace("{ " + name + " }", render(value))
-    return text
+    """A text for people with its ``{placeholders}`` filled."""
+    shown = dict(zip(names, map(render, values), strict=False))
+    return PLACEHOLDER.sub(lambda found: shown.get(found[1].strip(), found[0]), text)

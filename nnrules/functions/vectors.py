@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -46,7 +48,13 @@ def _one_vector(kinds: Sequence[Type]) -> VecType:
 
 
 def _values(values: tuple[Any, ...]) -> Any:
-    return values[0] if len(values) == 1 else values
+    listed = values[0] if len(values) == 1 else values
+    return listed.tolist() if isinstance(listed, np.ndarray) else listed
+
+
+def _sum(values: Any) -> Any:
+    """From first to last, as written out; ``sum`` of Python 3.12 and later rounds floats otherwise."""
+    return reduce(operator.add, values) if values else 0
 
 
 @builtin("min(values, ...)", _reduce_numbers)
@@ -64,7 +72,7 @@ def largest(*values: Any) -> Any:
 @builtin("sum(values)", _reduce_numbers)
 def total(values: Any) -> Any:
     """Sum of the values."""
-    return float(np.sum(values)) if isinstance(values, np.ndarray) else sum(values)
+    return float(np.sum(values)) if isinstance(values, np.ndarray) else _sum(values)
 
 
 @builtin("prod(values)", _reduce_numbers)
@@ -76,7 +84,7 @@ def product(values: Any) -> Any:
 @builtin("mean(values)", _reduce_numbers)
 def mean(values: Any) -> Any:
     """Arithmetic mean of the values."""
-    return float(np.mean(values)) if isinstance(values, np.ndarray) else sum(values) / len(values)
+    return float(np.mean(values)) if isinstance(values, np.ndarray) else _sum(values) / len(values)
 
 
 @builtin("any(conditions)", _reduce_booleans(BOOL))

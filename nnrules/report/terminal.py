@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nnrules.engine.diff import Change, PlanDiff
-from nnrules.engine.values import render
 from nnrules.engine.explain import Explanation, Rounds
+from nnrules.engine.values import render
 from nnrules.plan import Plan
 
 __all__ = ["diff_view", "explanation_view", "leaves_view", "plan_view", "shown"]

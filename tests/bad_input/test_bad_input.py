@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from nnrules.cli import _arguments
+from nnrules.cli import run as _arguments
 
 CORPUS = Path(__file__).parent / "corpus"
 OUTPUT = "out.json"

@@ -1,0 +1,73 @@
+"""The command line: one function a verb, no logic.
+
+Exit codes: 0 done, 1 a difference or a failed test, 2 an error that the user can put right.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import typer
+
+from nnrules.cli.rules import rules_app
+from nnrules.cli.verbs import app
+from nnrules.errors import NnrulesError
+
+__all__ = ["app", "main", "run"]
+
+app.add_typer(rules_app, name="rules")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what stands after ``nnrules``; default: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(args=arguments, prog_name="nnrules", standalone_mode=False)
+    except NnrulesError as error:
+        _report(error, arguments)
+        return 2
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except typer.Abort:
+        typer.echo("interrupted", err=True)
+        return 130
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        return 130
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
+            typer.echo(f"nnrules: {error.format_message()}", err=True)
+            return 2
+        raise
+    return int(result) if isinstance(result, int) else 0
+
+
+def _report(error: NnrulesError, arguments: list[str] | None) -> None:
+    """Every problem on standard error; as JSON when the verb was asked for JSON."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if "--json" in given:
+        typer.echo(json.dumps({"errors": [problem.to_json() for problem in error.problems]}, ensure_ascii=False, indent=1), err=True)
+        return
+    for problem in error.problems:
+        typer.echo(str(problem), err=True)
+    if len(error.problems) > 1:
+        typer.echo(f"{len(error.problems)} problems", err=True)
+
+
+def main() -> None:
+    """Entry point of the command ``nnrules``."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()
