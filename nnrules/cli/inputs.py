@@ -19,7 +19,7 @@ __all__ = ["assignments_of", "extract", "load_fingerprint", "load_plan", "pack_o
 
 def pack_of(rules: str | None, preset: str | None) -> Pack:
     """The pack that the options name, with its warnings logged."""
-    from nnrules.engine.packs import DEFAULT_PACK
+    from nnrules.engine.packs import DEFAULT_PACK, load_pack
 
     pack = load_pack(rules or DEFAULT_PACK, preset=preset)
     for warning in pack.warnings:
@@ -29,6 +29,8 @@ def pack_of(rules: str | None, preset: str | None) -> Pack:
 
 def load_fingerprint(path: Path, *, workers: int | None, quiet: bool) -> Fingerprint:
     """A fingerprint file, or the fingerprint of a dataset.json or its folder."""
+    from nnrules.dataset_facts import is_dataset_json
+    from nnrules.documents import read_json
     from nnrules.errors import FingerprintError
     from nnrules.fingerprint import Fingerprint
     from nnrules.interop.nnunetv2_read import is_nnunet_fingerprint

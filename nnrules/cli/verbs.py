@@ -53,6 +53,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Plan a dataset: which networks, patches, spacings, training and inference."""
+    from nnrules.documents import canonical_json
     from nnrules.engine.planning import make_plan
 
     if (source is None) == (from_nnunet is None):
@@ -94,6 +95,7 @@ def fingerprint(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a dataset: everything that rules may know about it."""
+    from nnrules.documents import canonical_json
 
     cache = None if output is None else output.with_name(output.name + ".cache")
     made = extract(dataset, workers=workers, quiet=as_json, intensity=intensity, features=features, cache=cache)

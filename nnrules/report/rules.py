@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.box import SIMPLE
 from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from nnrules.authoring.listing import PackInfo
@@ -17,25 +14,20 @@ from nnrules.authoring.show import ShownPack
 __all__ = ["pack_view", "packs_view", "tests_view"]
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
-
-
 def packs_view(packs: Iterable[PackInfo]) -> RenderableType:
     """What ``nnrules rules list`` prints."""
-    table = _table("pack", "what it is", "memory", "presets")
+    parts: list[RenderableType] = []
     for pack in packs:
         for version in pack.versions:
-            basis = f"reproduces {version.reproduces}" if version.reproduces else ""
-            basis = basis or (f"extends {version.extends}" if version.extends else "")
-            presets = ", ".join(f"{p.name}{' (default)' if p.is_default else ''}" for p in version.presets)
-            name = Text(version.spec, style="bold")
-            name.append("\ndefault" if version.is_default else "", style="dim")
-            table.add_row(name, f"{version.title}\n{basis}".strip(), f"{version.gpu_memory_gb:g} GB", presets)
-    return table
+            default = " (default)" if version.is_default else ""
+            parts.append(Text.assemble((version.spec, "bold"), (default, "green"), f"  {version.title}"))
+            notes = [f"reproduces {version.reproduces}"] if version.reproduces else []
+            notes += [f"extends {version.extends}"] if version.extends else []
+            notes.append(f"plans for {version.gpu_memory_gb:g} GB")
+            presets = [f"{p.name} (default)" if p.is_default else p.name for p in version.presets]
+            notes += [f"presets {', '.join(presets)}"] if presets else []
+            parts.append(Text("  " + "; ".join(notes), style="dim"))
+    return Group(*parts)
 
 
 def pack_view(pack: ShownPack) -> RenderableType:
@@ -47,14 +39,21 @@ def pack_view(pack: ShownPack) -> RenderableType:
     parts += [Text("; ".join(basis))] if basis else []
     parts += [Text(f"warning: {text}", style="yellow") for text in pack.warnings]
     for kind in dict.fromkeys(entry.kind for entry in pack.entries):
-        table = _table(kind, "", "where", "what")
-        for entry in (entry for entry in pack.entries if entry.kind == kind):
-            value = entry.details.get("value") if kind == "param" else None
-            text = entry.title if value is None else f"{value} · {entry.title}"
-            status = entry.status if entry.replaced is None else f"{entry.status} {entry.replaced.where}"
-            table.add_row(entry.name, status, entry.origin.where.rpartition(":")[0], text)
-        parts.append(Padding(table, (1, 0, 0, 0)))
+        entries = [entry for entry in pack.entries if entry.kind == kind]
+        parts += [Text(""), Text(f"{kind}s ({len(entries)})", style="bold underline")]
+        for entry in entries:
+            value = f" = {entry.details['value']}" if kind == "param" else ""
+            parts.append(Text.assemble((entry.name, "bold"), f"{value}  {entry.title}"))
+            where = _line(entry.origin.where)
+            if entry.replaced is not None:
+                where += f" replaces {_line(entry.replaced.where)}"
+            parts.append(Text(f"  {where}" + ("" if entry.status in ("own", "replaces") else f" ({entry.status})"), style="dim"))
     return Group(*parts)
+
+
+def _line(where: str) -> str:
+    """``file:line`` of ``file:line:column``."""
+    return where.rpartition(":")[0]
 
 
 def tests_view(report: TestReport) -> RenderableType:
