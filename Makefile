@@ -46,6 +46,7 @@ check: $(DEV)
 	run lint-imports --no-cache; \
 	run check-jsonschema --check-metaschema schemas/*.json; \
 	run nnrules rules lint; \
+	run nnrules rules lock --check; \
 	run nnrules rules test --coverage; \
 	if (( $${#failed[@]} )); then printf 'failed: %s\n' "$${failed[@]}" >&2; exit 1; fi
 

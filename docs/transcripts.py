@@ -53,6 +53,8 @@ def run(command: str, folder: Path) -> str:
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"},
     )
+    if "Traceback (most recent call last)" in result.stdout:
+        sys.exit(f"`{command}` crashed, so nothing was written:\n{result.stdout}")
     lines = [_HASH.sub(r"\1…", line).rstrip() for line in result.stdout.splitlines()]
     while lines and not lines[-1]:
         lines.pop()

@@ -40,8 +40,7 @@ def _validator(name: str) -> Any:
     from jsonschema.validators import validator_for  # noqa: PLC0415
 
     schema = load_schema(name)
-    choose: Callable[..., Any] = validator_for  # the stubs leave parts of jsonschema untyped
-    return choose(schema)(schema)
+    return validator_for(schema)(schema)
 
 
 def _shorten(value: Any) -> str:
@@ -68,7 +67,7 @@ def _leaves(error: Any) -> Iterator[Any]:
 def _expected(error: Any) -> str | None:
     rule, wanted = error.validator, error.validator_value
     description = error.schema.get("description") if isinstance(error.schema, dict) else None
-    texts = {
+    texts: dict[str, Callable[[], str]] = {
         "type": lambda: " or ".join(wanted) if isinstance(wanted, list) else str(wanted),
         "enum": lambda: "one of " + ", ".join(_shorten(value) for value in wanted),
         "const": lambda: _shorten(wanted),

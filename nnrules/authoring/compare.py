@@ -10,9 +10,10 @@ from nnrules.engine.source import Json
 __all__ = ["FLOAT_TOLERANCE", "NOTHING", "differences", "find"]
 
 FLOAT_TOLERANCE = 1e-9
-"""Absolute and relative tolerance wherever a fraction is on either side; whole numbers and texts must be equal.
+"""Absolute and relative tolerance where a fraction is on either side; whole numbers and texts must be equal.
 
-Nine digits are more than anybody works out by hand, and far above what the last bit of a float differs by between CPUs.
+Nine digits are more than anybody works out by hand, and far above what the last bit of a float differs by
+between CPUs.
 """
 
 NOTHING = object()
@@ -44,11 +45,15 @@ def differences(got: Json, wanted: Json, path: str = "") -> list[tuple[str, Json
     """Where two values differ.
 
     Returns:
-        ``(path, got, wanted)`` for each leaf, or for the smallest part whose form differs. A mapping that is expected
-        names every field.
+        ``(path, got, wanted)`` for each leaf, or for the smallest part whose form differs. A mapping that
+        is expected names every field.
     """
     if isinstance(got, dict) and isinstance(wanted, dict) and set(got) == set(wanted):
-        return [item for key in got for item in differences(got[key], wanted[key], f"{path}.{key}" if path else key)]
+        return [
+            item
+            for key in got
+            for item in differences(got[key], wanted[key], f"{path}.{key}" if path else key)
+        ]
     if isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted):
         if all(not isinstance(item, (list, dict)) for item in [*got, *wanted]):
             return [] if all(map(_equal, got, wanted)) else [(path, got, wanted)]

@@ -32,6 +32,10 @@ class Target:
     text: str
     where: str
 
+    def __str__(self) -> str:
+        """Read as ``where: rule x: the case is taken (condition)``."""
+        return f"{self.where}: {self.owner}: {self.what}" + (f" ({self.text})" if self.text else "")
+
     def to_json(self) -> dict[str, str]:
         """The target as a JSON object."""
         return {"owner": self.owner, "what": self.what, "text": self.text, "where": self.where}
@@ -43,12 +47,14 @@ class CoverageReport:
 
     Attributes:
         pack: the pack.
-        counted: which rules and functions count: ``all``, or ``own`` for a pack that extends another (those that it
-            adds or replaces; the others are covered by the tests of the pack that they come from).
+        counted: which rules and functions count: ``all``, or ``own`` for a pack that extends another
+            (those that it adds or replaces; the others are covered by the tests of the pack that they
+            come from).
         num_targets: cases, outcomes of conditions, and branches for overrides that count.
         num_covered: how many of them the tests brought about.
         missing: the others.
-        unchecked: rules that tests ran, but of which no test checked a decided field. They do not lower the share.
+        unchecked: rules that tests ran, but of which no test checked a decided field. They do not lower
+            the share.
     """
 
     pack: str
@@ -84,8 +90,8 @@ class CoverageReport:
 class Recorder:
     """Notes what compiled rules and functions did.
 
-    A condition that compilation decided (it only asks for a parameter or the configuration's name) is still reported
-    by the generated code, so its outcomes add up over the configurations.
+    A condition that compilation decided (it only asks for a parameter or the configuration's name) is
+    still reported by the generated code, so its outcomes add up over the configurations.
     """
 
     def __init__(self) -> None:
@@ -136,7 +142,9 @@ class Recorder:
         whens, found = result
         # Places tell a replaced rule from its replacement, which has the same id.
         self.seen |= {("case", rule.id, index, str(rule.place)) for index, _, _ in found}
-        self.seen |= {("when", rule.id, index, f"{rule.place} {bool(value)}") for index, value in enumerate(whens)}
+        self.seen |= {
+            ("when", rule.id, index, f"{rule.place} {bool(value)}") for index, value in enumerate(whens)
+        }
         self.last_cases = tuple(index for index, _, _ in found)
 
     def _given(self, rule: Rule, member: str, result: tuple[list[tuple[int, Any, Any]], Any]) -> None:
@@ -149,7 +157,7 @@ class Recorder:
             for index in range(len(rule.given[member].require))
         }
 
-    # -- report ---------------------------------------------------------------------------------------------------
+    # -- report ----------------------------------------------------------------------------------------------
 
     def report(self, pack: Pack) -> CoverageReport:
         """What was covered of the rules and functions that count for this pack."""
@@ -172,7 +180,12 @@ class Recorder:
 
         def entry(what: str, text: object, where: Place, key: tuple[str, int, str]) -> tuple[Target, bool]:
             kind, index, detail = key
-            return _target(owner, what, str(text), where), (kind, rule.id, index, f"{place}{detail}") in self.seen
+            return _target(owner, what, str(text), where), (
+                kind,
+                rule.id,
+                index,
+                f"{place}{detail}",
+            ) in self.seen
 
         for index, case in enumerate(rule.cases):
             yield entry("the case is taken", case.when or "", case.place, ("case", index, ""))
@@ -193,7 +206,10 @@ class Recorder:
             # A round that went on, or stopped at a later step, had this condition false.
             later = {"", *labels[position + 1 :]}
             for what, covered in (("true", labels[position] in ended), ("false", bool(later & ended))):
-                yield _target(f"function {function.name}", f"stop_if is {what}", str(step.stop_if), step.place), covered
+                yield (
+                    _target(f"function {function.name}", f"stop_if is {what}", str(step.stop_if), step.place),
+                    covered,
+                )
 
 
 def _counts(owner: PackId, pack: Pack) -> bool:

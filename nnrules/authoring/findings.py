@@ -20,8 +20,8 @@ class Finding:
     """One finding.
 
     Attributes:
-        severity: ``error`` (the pack cannot be used, or does not do what it says), ``warning`` (should be put right),
-            ``note`` (worth knowing).
+        severity: ``error`` (the pack cannot be used, or does not do what it says), ``warning`` (should be
+            put right), ``note`` (worth knowing).
         check: short name of the check, e.g. ``unused-param``.
         problem: place, text and fix.
     """

@@ -14,9 +14,9 @@ from nnrules.fingerprint import SCHEMA_VERSION, Fingerprint
 __all__ = ["FIXTURE_KEYS", "fixture_fingerprint"]
 
 FIXTURE_KEYS = (
-    "name", "spacing", "shape", "shape_before_crop", "size_ratio", "median_size_ratio", "cases", "num_training",
-    "channels", "labels", "regions_class_order", "orientation_policy", "groups", "subjects", "intensity",
-    "rarest_share", "extra",
+    "name", "spacing", "shape", "shape_before_crop", "size_ratio", "median_size_ratio", "cases",
+    "num_training", "channels", "labels", "regions_class_order", "orientation_policy", "groups", "subjects",
+    "intensity", "rarest_share", "extra",
 )  # fmt: skip
 _ROWS = ("spacing", "shape", "shape_before_crop", "size_ratio")
 
@@ -25,12 +25,13 @@ def fixture_fingerprint(fixture: Mapping[str, Json], *, where: str = "fingerprin
     """Expand a compact fixture into a checked fingerprint.
 
     Args:
-        fixture: what differs from the defaults. ``spacing`` (mm, zyx), ``shape`` (voxels, zyx), ``shape_before_crop``
-            and ``size_ratio`` are lists of rows, repeated in turn up to ``cases`` (default: the longest of them).
-            ``channels`` names the channels (``[MRI]``); ``labels`` is the number of foreground labels (1) or a
-            mapping as in dataset.json, where ``ignore`` is the ignore label; ``groups`` and ``subjects`` are numbers
-            of groups that the cases are dealt to in turn; ``intensity`` is one mapping of statistics for every
-            channel, or a list of them; ``extra`` maps a column to one value or to a list of values.
+        fixture: what differs from the defaults. ``spacing`` (mm, zyx), ``shape`` (voxels, zyx),
+            ``shape_before_crop`` and ``size_ratio`` are lists of rows, repeated in turn up to ``cases``
+            (default: the longest of them). ``channels`` names the channels (``[MRI]``); ``labels`` is the
+            number of foreground labels (1) or a mapping as in dataset.json, where ``ignore`` is the
+            ignore label; ``groups`` and ``subjects`` are numbers of groups that the cases are dealt to in
+            turn; ``intensity`` is one mapping of statistics for every channel, or a list of them;
+            ``extra`` maps a column to one value or to a list of values.
         where: what the fixture is called in messages.
 
     Returns:
@@ -52,7 +53,9 @@ def fixture_fingerprint(fixture: Mapping[str, Json], *, where: str = "fingerprin
     ]
     names = fixture.get("channels", ["MRI"])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        problems.append(Problem(where=f"{where}: channels", what="not a list of names", expected="e.g. [MRI]"))
+        problems.append(
+            Problem(where=f"{where}: channels", what="not a list of names", expected="e.g. [MRI]")
+        )
     num_cases = _whole(fixture, "cases", max((len(row) for row in rows.values()), default=1), where, problems)
     dealt = {key: _whole(fixture, key, 0, where, problems) for key in ("groups", "subjects")}
     if problems:
@@ -60,16 +63,24 @@ def fixture_fingerprint(fixture: Mapping[str, Json], *, where: str = "fingerprin
     document = _document(fixture, rows, num_cases)
     for key, number in dealt.items():
         if number:
-            document["cases"][key.removesuffix("s")] = [f"{key[:-1]}_{case % number}" for case in range(num_cases)]
+            document["cases"][key.removesuffix("s")] = [
+                f"{key[:-1]}_{case % number}" for case in range(num_cases)
+            ]
     return Fingerprint.from_document(document, where=where)
 
 
 def _rows(fixture: Mapping[str, Json], key: str, where: str, problems: list[Problem]) -> list[Json]:
     value = fixture[key]
-    if isinstance(value, list) and value and (key == "size_ratio" or all(isinstance(row, list) for row in value)):
+    if (
+        isinstance(value, list)
+        and value
+        and (key == "size_ratio" or all(isinstance(row, list) for row in value))
+    ):
         return value
     expected = "e.g. [0.5, 0.7]" if key == "size_ratio" else "e.g. [[1, 1, 1]]"
-    problems.append(Problem(where=f"{where}: {key}", what="not a list of rows", got=str(value), expected=expected))
+    problems.append(
+        Problem(where=f"{where}: {key}", what="not a list of rows", got=str(value), expected=expected)
+    )
     return []
 
 
@@ -77,7 +88,9 @@ def _whole(fixture: Mapping[str, Json], key: str, default: int, where: str, prob
     value = fixture.get(key, default)
     if isinstance(value, int) and not isinstance(value, bool) and value >= (1 if key == "cases" else 0):
         return value
-    problems.append(Problem(where=f"{where}: {key}", what="not a number of something", got=str(value), expected="1, 2, …"))
+    problems.append(
+        Problem(where=f"{where}: {key}", what="not a number of something", got=str(value), expected="1, 2, …")
+    )
     return default
 
 
@@ -119,7 +132,8 @@ def _document(fixture: Mapping[str, Json], rows: Mapping[str, list[Json]], num_c
     if isinstance(extra, dict):
         document["extra"] = {
             "columns": {
-                name: _column(repeated(value if isinstance(value, list) else [value])) for name, value in extra.items()
+                name: _column(repeated(value if isinstance(value, list) else [value]))
+                for name, value in extra.items()
             }
         }
     return document

@@ -10,7 +10,7 @@ from nnrules.authoring.findings import Finding, LintReport, finding, sorted_find
 from nnrules.authoring.lint_cases import check_cases, check_literals, check_loops
 from nnrules.authoring.lint_names import check_names
 from nnrules.authoring.lint_texts import check_texts
-from nnrules.authoring.rule_test_file import read_rule_tests, tests_of
+from nnrules.authoring.rule_test_file import read_rule_tests, rule_test_files
 from nnrules.engine.compile_pack import compile_pack
 from nnrules.engine.model import Pack
 from nnrules.engine.packs import load_pack, pack_directory, version_files
@@ -30,8 +30,8 @@ def lint_pack(spec: str | Path) -> LintReport:
         spec: ``name@version``, ``name``, or the path of an overlay file.
 
     Returns:
-        Every finding: what stops the pack from loading or compiling as errors, and what could be better. Entries that
-        an overlay inherits unchanged are not looked at.
+        Every finding: what stops the pack from loading or compiling as errors, and what could be better.
+        Entries that an overlay inherits unchanged are not looked at.
 
     Raises:
         PackError: no such pack or file.
@@ -76,10 +76,12 @@ def _files(spec: str | Path) -> dict[Path, str]:
 def _warnings(pack: Pack) -> Iterator[Finding]:
     for text in pack.warnings:
         where, _, what = text.partition(": ")
-        yield Finding(severity="warning", check="replaces", problem=Problem(where=where, what=what.rstrip(".")))
+        yield Finding(
+            severity="warning", check="replaces", problem=Problem(where=where, what=what.rstrip("."))
+        )
 
 
-# -- JSON Schema --------------------------------------------------------------------------------------------------------
+# -- JSON Schema ---------------------------------------------------------------------------------------------
 
 
 def _schema(path: Path, root: YamlNode) -> Iterator[Finding]:
@@ -92,7 +94,7 @@ def _schema(path: Path, root: YamlNode) -> Iterator[Finding]:
             yield Finding(severity="error", check="schema", problem=problem)
 
 
-# -- fields that have no effect -----------------------------------------------------------------------------------------
+# -- fields that have no effect ------------------------------------------------------------------------------
 
 
 def _ignored(root: YamlNode) -> Iterator[Finding]:
@@ -109,7 +111,7 @@ def _ignored(root: YamlNode) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
-# -- what an overlay replaces -------------------------------------------------------------------------------------------
+# -- what an overlay replaces --------------------------------------------------------------------------------
 
 
 def _unrecorded(pack: Pack, roots: list[YamlNode]) -> Iterator[Finding]:
@@ -149,11 +151,11 @@ def _places(roots: list[YamlNode]) -> dict[str, Place]:
     return places
 
 
-# -- tests --------------------------------------------------------------------------------------------------------------
+# -- tests ---------------------------------------------------------------------------------------------------
 
 
 def _tests(spec: str | Path) -> Iterator[Finding]:
-    for path in tests_of(spec):
+    for path in rule_test_files(spec):
         try:
             read_rule_tests(path)
             document: Any = to_json(read_yaml(path))

@@ -1,4 +1,4 @@
-"""Lint: cases that can never be taken or always clash, loops that cannot end, numbers that should be parameters."""
+"""Lint: cases that are never taken or always clash, endless loops, numbers that should be parameters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PLAIN_NUMBERS = (0, 1, 2, 0.5)
 def check_cases(rule: Rule) -> Iterator[Finding]:
     """Cases that overlap or cannot be reached, as far as their text tells.
 
-    A condition that consists of another case's parts and more (``a and b`` after ``a``) is implied by it: under
-    ``first`` the later case is never taken, under ``unique`` both apply at once.
+    A condition that consists of another case's parts and more (``a and b`` after ``a``) is implied by it:
+    under ``first`` the later case is never taken, under ``unique`` both apply at once.
     """
     earlier: list[tuple[int, frozenset[str]]] = []
     for index, case in enumerate(rule.cases):
@@ -27,7 +27,9 @@ def check_cases(rule: Rule) -> Iterator[Finding]:
         parts = _conjuncts(case.when.tree)
         always, never = parts == {"True"}, "False" in parts
         if never:
-            yield finding("warning", "unreachable-case", case.place, f"this case of '{rule.id}' never applies")
+            yield finding(
+                "warning", "unreachable-case", case.place, f"this case of '{rule.id}' never applies"
+            )
         if always and index + 1 < len(rule.cases) and rule.hit == "first":
             yield finding(
                 "warning", "unreachable-case", rule.cases[index + 1].place,
@@ -56,7 +58,9 @@ def _clash(rule: Rule, index: int, other: int) -> Finding:
             f"this case of '{rule.id}' and the one at line {line} apply at once, but hit is 'unique'",
             fix="Make the conditions exclusive, or say 'hit: first'.",
         )  # fmt: skip
-    return finding("note", "overlapping-cases", place, f"this case of '{rule.id}' overlaps with the one at line {line}")
+    return finding(
+        "note", "overlapping-cases", place, f"this case of '{rule.id}' overlaps with the one at line {line}"
+    )
 
 
 def _conjuncts(tree: ast.expr) -> frozenset[str]:
@@ -65,7 +69,7 @@ def _conjuncts(tree: ast.expr) -> frozenset[str]:
     return frozenset({ast.unparse(tree)})
 
 
-# -- loops --------------------------------------------------------------------------------------------------------------
+# -- loops ---------------------------------------------------------------------------------------------------
 
 
 def check_loops(function: Function) -> Iterator[Finding]:
@@ -89,7 +93,7 @@ def check_loops(function: Function) -> Iterator[Finding]:
         if not _reads(changing, Use(expression=step.stop_if, role="stop_if")):
             yield finding(
                 "error", "endless-loop", step.place,
-                f"no round of '{function.name}' changes what this condition reads, so it stops at once or never",
+                f"no round of '{function.name}' changes what this reads, so it stops at once or never",
                 fix="Change what it reads with 'set', or move the test out of the loop.",
             )  # fmt: skip
     seen: dict[str, int] = {}
@@ -108,17 +112,21 @@ def _reads(changing: set[str], use: Use) -> bool:
     return any(name.partition(".")[0] in changing for name in names_in([use]))
 
 
-# -- numbers ------------------------------------------------------------------------------------------------------------
+# -- numbers -------------------------------------------------------------------------------------------------
 
 
 def check_literals(pack: Pack) -> Iterator[Finding]:
     """Numbers inside expressions that should be parameters.
 
-    Not meant: 0, 1, 2, 0.5 and their negatives; a number that is compared with ``dim``; the 50 of a median taken by
-    ``percentile``; the kernel of 3 voxels, as an entry of ``where`` or a multiple of ``ones``; indices; a value that
-    is nothing but a number, which its own rule explains.
+    Not meant: 0, 1, 2, 0.5 and their negatives; a number that is compared with ``dim``; the 50 of a
+    median taken by ``percentile``; the kernel of 3 voxels, as an entry of ``where`` or a multiple of
+    ``ones``; indices; a value that is nothing but a number, which its own rule explains.
     """
-    owners: list[Rule | Fact | Function] = [*pack.rules.values(), *pack.facts.values(), *pack.functions.values()]
+    owners: list[Rule | Fact | Function] = [
+        *pack.rules.values(),
+        *pack.facts.values(),
+        *pack.functions.values(),
+    ]
     for owner in owners:
         if owner.pack != pack.id:
             continue
@@ -128,9 +136,12 @@ def check_literals(pack: Pack) -> Iterator[Finding]:
                 if _is_number(node) and id(node) not in allowed:
                     number = node.value  # type: ignore[attr-defined]
                     yield finding(
-                        "warning", "literal", use.expression.at(node), f"the number {number} stands in an expression",
-                        fix="Make it a parameter with unit, doc and source, so that it can be found and changed.",
-                    )  # fmt: skip
+                        "warning",
+                        "literal",
+                        use.expression.at(node),
+                        f"the number {number} stands in an expression",
+                        fix="Make it a parameter with unit, doc and source, so that people find it.",
+                    )
 
 
 def _is_number(node: ast.AST) -> bool:
@@ -154,9 +165,15 @@ def _allowed(tree: ast.expr) -> Iterator[int]:
             name = node.func.id
             entries = {"percentile": (50, node.args[1:2]), "where": (3, node.args[1:])}.get(name)
             if entries is not None:
-                yield from (id(arg) for arg in entries[1] if isinstance(arg, ast.Constant) and arg.value == entries[0])
+                yield from (
+                    id(arg) for arg in entries[1] if isinstance(arg, ast.Constant) and arg.value == entries[0]
+                )
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             for number, other in ((node.left, node.right), (node.right, node.left)):
-                is_ones = isinstance(other, ast.Call) and isinstance(other.func, ast.Name) and other.func.id == "ones"
+                is_ones = (
+                    isinstance(other, ast.Call)
+                    and isinstance(other.func, ast.Name)
+                    and other.func.id == "ones"
+                )
                 if is_ones and isinstance(number, ast.Constant) and number.value == 3:
                     yield id(number)

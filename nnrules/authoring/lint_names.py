@@ -45,7 +45,7 @@ def _unused_params(pack: Pack, uses: list[Use]) -> Iterator[Finding]:
 
 
 def _unreached(pack: Pack, uses: Mapping[int, list[Use]]) -> Iterator[Finding]:
-    """Facts and functions that no rule needs, directly or through others; functions among them are not even compiled."""
+    """Facts and functions that no rule needs, directly or through others."""
     reached: set[int] = set()
     stack: list[_Owner] = list(pack.rules.values())
     while stack:
@@ -102,7 +102,7 @@ def _is_read(name: str, read: set[str]) -> bool:
 
 
 def _unused_in_function(function: Function, uses: list[Use]) -> Iterator[Finding]:
-    defined: dict[str, tuple[str, Expression | None]] = {name: ("argument", None) for name in function.args}
+    defined: dict[str, tuple[str, Expression | None]] = dict.fromkeys(function.args, ("argument", None))
     for use in uses:
         if use.name is not None and use.role in ("start", "let", "collect") and use.name not in defined:
             defined[use.name] = ("name", use.expression)
@@ -120,7 +120,7 @@ def _unused_in_function(function: Function, uses: list[Use]) -> Iterator[Finding
 
 
 def _unknown_configurations(pack: Pack, uses: list[Use]) -> Iterator[Finding]:
-    """``config.name == "3d_lowers"``: no name is misspelt as far as the compiler can see, and the case never applies."""
+    """``config.name == "3d_lowers"``: to the compiler any text is as good as another."""
     for use in uses:
         for node in ast.walk(use.expression.tree):
             if not isinstance(node, ast.Compare):

@@ -22,7 +22,7 @@ def check_texts(pack: Pack) -> Iterator[Finding]:
         if not rule.source:
             yield finding(
                 "warning", "no-source", rule.place, f"rule '{rule.id}' names no source",
-                fix="Add 'source': a section of a paper, a package with its version, or whose decision it is.",
+                fix="Add 'source': a section of a paper, a package and version, or whose decision it is.",
             )  # fmt: skip
         for case in rule.cases:
             if not case.because.strip():
@@ -52,13 +52,17 @@ def _title(rule: Rule, titles: dict[str, Rule]) -> Iterator[Finding]:
     title = rule.title.strip()
     if not title:
         yield finding("error", "title", rule.place, f"rule '{rule.id}' has an empty title")
-    elif title.endswith(".") or len(title) > _MAX_TITLE or not title[0].isupper() and title[0].isalpha():
+    elif title.endswith(".") or len(title) > _MAX_TITLE or title[0].islower():
         yield finding(
             "note", "title", rule.place, f"the title of rule '{rule.id}' does not read like one", got=title,
             expected=f"a capital letter first, no full stop, at most {_MAX_TITLE} characters",
         )  # fmt: skip
     elif title in titles and not set(titles[title].decides) & set(rule.decides):
         yield finding(
-            "note", "title", rule.place, f"rules '{titles[title].id}' and '{rule.id}' have the same title", got=title
+            "note",
+            "title",
+            rule.place,
+            f"rules '{titles[title].id}' and '{rule.id}' have the same title",
+            got=title,
         )
     titles.setdefault(title, rule)

@@ -91,7 +91,11 @@ def _read(path: Path) -> dict[str, str]:
     versions = document.get("versions") if isinstance(document, dict) else None
     if not isinstance(versions, dict) or not all(isinstance(value, str) for value in versions.values()):
         raise PackError(
-            Problem(where=str(path), what="not a lock of rule packs", expected='{"versions": {"1.0.0": "sha256:…"}}')
+            Problem(
+                where=str(path),
+                what="not a lock of rule packs",
+                expected='{"versions": {"1.0.0": "sha256:…"}}',
+            )
         )
     return dict(versions)
 
@@ -138,7 +142,8 @@ def lock_packs(packs: Iterable[str] | None = None, *, accept_changes: bool = Fal
 
     Args:
         packs: names without versions; default: all shipped packs.
-        accept_changes: also take over versions that changed since they were locked; only right before a release.
+        accept_changes: also take over versions that changed since they were locked; only right before a
+            release.
 
     Returns:
         The state before; nothing is written for any pack when one of them is refused.

@@ -13,7 +13,7 @@ from nnrules.engine.evaluate import Runner
 from nnrules.engine.inputs import BUDGET_INPUTS, CHANNEL_INPUTS, FINGERPRINT_INPUTS, extra_type
 from nnrules.engine.machine import Evaluation, MissingValueError
 from nnrules.engine.overrides import Overrides
-from nnrules.engine.program import AtMostReachedError, Node, Program
+from nnrules.engine.program import AtMostReachedError, Node, Program, generated_namespace
 from nnrules.engine.source import Json, Place
 from nnrules.engine.types import COLUMN, MATRIX, Type, type_of_json
 from nnrules.engine.values import matches, repack, unpack
@@ -36,7 +36,8 @@ def node_of_rule(program: Program, rule: str, configuration: str | None, place: 
     """The compiled rule for a configuration.
 
     Raises:
-        EvaluationError: no such rule, or it does not run for this configuration, or for several and none is named.
+        EvaluationError: no such rule, or it does not run for this configuration, or for several and none
+            is named.
     """
     nodes = [
         node
@@ -51,7 +52,9 @@ def node_of_rule(program: Program, rule: str, configuration: str | None, place: 
         nodes = [node for node in nodes if node.configuration == configuration]
     if len(nodes) == 1:
         return nodes[0]
-    expected = "one of " + ", ".join(named) if named else "no configuration: the rule is not of scope configuration"
+    expected = (
+        "one of " + ", ".join(named) if named else "no configuration: the rule is not of scope configuration"
+    )
     raise EvaluationError(
         place.problem(f"the test of rule '{rule}' must name a configuration that the rule runs for",
                       got=configuration or "none", expected=expected)
@@ -109,7 +112,8 @@ def read_given(
     Args:
         program: the compiled pack.
         node: the rule.
-        given: name as in the rule's expressions → JSON value; a case matrix is a list of rows, a case column a list.
+        given: name as in the rule's expressions → JSON value; a case matrix is a list of rows, a case
+            column a list.
         places: where each of them stands.
         configurations: the configurations that count as planned; None for all.
 
@@ -218,7 +222,8 @@ def call_function(
         program: the compiled pack.
         name: the function.
         dim: number of axes, 2 or 3.
-        args: argument name → value; a list of numbers is an axis vector, a list of lists a list of axis vectors.
+        args: argument name → value; a list of numbers is an axis vector, a list of lists a list of axis
+            vectors.
         place: where the test stands.
 
     Returns:
@@ -241,10 +246,9 @@ def call_function(
     compiled = library.compiled(name, tuple(type_of_json(args[arg]) for arg in function.args), dim, place)
     lines = [line for _, emitter in library.sources for line in emitter.lines]
     filename = f"<test of {name}>"
-    # The program's namespace holds the builtins under the names that generated code uses; its functions are shadowed.
-    namespace = dict(program.namespace)
+    namespace = generated_namespace()
     source = "\n".join(text for text, _ in lines) + "\n"
-    exec(compile(source, filename, "exec", dont_inherit=True), namespace)  # noqa: S102 - as in compile_pack
+    exec(compile(source, filename, "exec", dont_inherit=True), namespace)
     trace: list[tuple[str, int, Any, str | None]] = []
     packed = [repack(args[arg], type_of_json(args[arg])) for arg in function.args]
     try:
@@ -256,5 +260,7 @@ def call_function(
             place.problem(f"the loop of '{reached}' did not stop within {limit} rounds")
         ) from None
     except _ERRORS as exc:
-        raise EvaluationError(place.problem(f"function '{name}' failed: {exc or type(exc).__name__}")) from None
+        raise EvaluationError(
+            place.problem(f"function '{name}' failed: {exc or type(exc).__name__}")
+        ) from None
     return unpack(result, compiled.result), trace

@@ -16,7 +16,7 @@ from nnrules.engine.source import Json, Place, YamlList, YamlMap, YamlScalar, re
 from nnrules.engine.yaml_reader import Reader
 from nnrules.errors import RuleError
 
-__all__ = ["Kind", "RuleTest", "read_rule_tests", "tests_of"]
+__all__ = ["Kind", "RuleTest", "read_rule_tests", "rule_test_files"]
 
 Kind = Literal["rule", "function", "plan"]
 
@@ -70,8 +70,8 @@ class RuleTest:
     todo: str | None = None
 
 
-def tests_of(spec: str | Path) -> list[Path]:
-    """The test files of a pack: ``tests/*.yaml`` of its folder, or ``tests/NAME.yaml`` beside an overlay ``NAME.yaml``.
+def rule_test_files(spec: str | Path) -> list[Path]:
+    """The test files of a pack: ``tests/*.yaml`` in its folder; of an overlay ``X.yaml``: ``tests/X.yaml``.
 
     Raises:
         PackError: no such pack.
@@ -117,7 +117,9 @@ class _TestReader(Reader):
         for test in tests:
             if test.name in seen:
                 first = seen[test.name].place.line
-                self.complain(test.place, f"two tests are called '{test.name}'", fix=f"Rename one (line {first}).")
+                self.complain(
+                    test.place, f"two tests are called '{test.name}'", fix=f"Rename one (line {first})."
+                )
             seen.setdefault(test.name, test)
         return tests
 
@@ -167,9 +169,13 @@ class _TestReader(Reader):
         if listed is None:
             return None
         items = listed.items if isinstance(listed, YamlList) else ()
-        names = tuple(item.value for item in items if isinstance(item, YamlScalar) and isinstance(item.value, str))
+        names = tuple(
+            item.value for item in items if isinstance(item, YamlScalar) and isinstance(item.value, str)
+        )
         if not isinstance(listed, YamlList) or len(names) != len(items):
-            self.complain(listed.place, "'configurations' must be a list of names", expected="[2d, 3d_fullres]")
+            self.complain(
+                listed.place, "'configurations' must be a list of names", expected="[2d, 3d_fullres]"
+            )
         return names
 
 

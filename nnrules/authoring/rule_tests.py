@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nnrules.authoring.compare import NOTHING, differences, find
-from nnrules.authoring.coverage import CoverageReport, Recorder
+from nnrules.authoring.coverage import Recorder
 from nnrules.authoring.fixtures import fixture_fingerprint
 from nnrules.authoring.one_rule import call_function, evaluate_rule, node_of_rule, read_given
-from nnrules.authoring.rule_test_file import RuleTest, read_rule_tests, tests_of
+from nnrules.authoring.rule_test_file import RuleTest, read_rule_tests, rule_test_files
+from nnrules.authoring.rule_test_report import RuleTestReport, RuleTestResult, Status
 from nnrules.engine.compile_pack import compile_pack
 from nnrules.engine.evaluate import evaluate
 from nnrules.engine.machine import Evaluation
@@ -23,87 +24,15 @@ from nnrules.engine.program import Program
 from nnrules.engine.source import Json
 from nnrules.errors import EvaluationError, NnrulesError, PlanError, Problem, RefusedError
 
-__all__ = ["TestReport", "TestResult", "run_rule_tests"]
+__all__ = ["run_rule_tests"]
 
-Status = Literal["passed", "failed", "todo", "passes unexpectedly"]
 _OUTCOMES = ("refuse", "drop_configuration", "error")
 _MARKS = (*_OUTCOMES, "warns")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestResult:
-    """How one test went.
-
-    Attributes:
-        name: its name.
-        where: file:line:column.
-        subject: ``rule ID``, ``function NAME`` or ``plan``.
-        status: ``todo`` is a failure that was announced, ``passes unexpectedly`` a ``todo`` that no longer fails.
-        problems: what differed, or why it could not run.
-        todo: the announced reason.
-    """
-
-    name: str
-    where: str
-    subject: str
-    status: Status
-    problems: tuple[Problem, ...]
-    todo: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as a JSON object."""
-        return {
-            "name": self.name,
-            "where": self.where,
-            "subject": self.subject,
-            "status": self.status,
-            "problems": [problem.to_json() for problem in self.problems],
-            "todo": self.todo,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestReport:
-    """All tests of one pack.
-
-    Attributes:
-        pack: the pack.
-        files: the files that were read.
-        results: one entry a test, in file order.
-        coverage: what the tests exercised; None when it was not asked for.
-    """
-
-    pack: str
-    files: tuple[str, ...]
-    results: tuple[TestResult, ...]
-    coverage: CoverageReport | None
-
-    @property
-    def num_failed(self) -> int:
-        """Tests that must be looked at: failures, and ``todo`` tests that pass."""
-        return sum(result.status in ("failed", "passes unexpectedly") for result in self.results)
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything is as it should be; with coverage, whether nothing is left out, too."""
-        return self.num_failed == 0 and (self.coverage is None or self.coverage.complete)
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as a JSON object."""
-        return {
-            "pack": self.pack,
-            "ok": self.ok,
-            "files": list(self.files),
-            "num_tests": len(self.results),
-            "num_failed": self.num_failed,
-            "results": [result.to_json() for result in self.results],
-            "coverage": None if self.coverage is None else self.coverage.to_json(),
-        }
-
-
 def run_rule_tests(
     spec: str | Path, *, coverage: bool = False, files: Iterable[Path] | None = None
-) -> TestReport:
+) -> RuleTestReport:
     """Run the tests of a pack.
 
     Args:
@@ -117,12 +46,12 @@ def run_rule_tests(
     Raises:
         PackError: no such pack, or mistakes in its files or in a test file.
     """
-    paths = list(tests_of(spec) if files is None else files)
+    paths = list(rule_test_files(spec) if files is None else files)
     labels = [_label(spec, path) for path in paths]
     tests = [test for path, label in zip(paths, labels, strict=True) for test in read_rule_tests(path, label)]
     session = _Session(spec)
     results = tuple(session.run(test) for test in tests)
-    return TestReport(
+    return RuleTestReport(
         pack=str(session.pack.id),
         files=tuple(labels),
         results=results,
@@ -165,7 +94,7 @@ class _Session:
             self._programs[key] = program
         return self._programs[key]
 
-    def run(self, test: RuleTest) -> TestResult:
+    def run(self, test: RuleTest) -> RuleTestResult:
         try:
             problems = self.problems(test)
         except NnrulesError as exc:
@@ -175,10 +104,12 @@ class _Session:
         if test.todo is not None:
             status = "passes unexpectedly" if passed else "todo"
         if status == "passes unexpectedly":
-            problems = [test.place.problem("a 'todo' test passes", got=test.todo, fix="Remove 'todo' from the test.")]
-        return TestResult(
-            name=test.name, where=str(test.place), subject=f"{test.kind} {test.subject}".strip(), status=status,
-            problems=tuple(problems), todo=test.todo,
+            problems = [
+                test.place.problem("a 'todo' test passes", got=test.todo, fix="Remove 'todo' from the test.")
+            ]
+        return RuleTestResult(
+            name=test.name, where=str(test.place), subject=f"{test.kind} {test.subject}".strip(),
+            status=status, problems=tuple(problems), todo=test.todo,
         )  # fmt: skip
 
     def problems(self, test: RuleTest) -> list[Problem]:
@@ -231,7 +162,7 @@ class _Session:
                 self.recorder.constant(decision.node.rule)
             values |= zip(decision.paths, decision.values, strict=True)
         planned = _planned(values, program, result)
-        checked = {find_owner(planned, path) for path in expected.values}
+        checked = {_owner(planned, path) for path in expected.values}
         self.recorder.checked |= {
             decision.node.rule.id
             for decision in result.decisions
@@ -244,7 +175,9 @@ class _Session:
     ) -> list[Problem]:
         if expected.outcome is not None:
             place = test.expect_places[expected.outcome]
-            return [place.problem(f"'{expected.outcome}' was expected, but a value was decided", got=str(values))]
+            return [
+                place.problem(f"'{expected.outcome}' was expected, but a value was decided", got=str(values))
+            ]
         problems = []
         for path, wanted in expected.values.items():
             place, got = test.expect_places[path], find(values, path)
@@ -260,7 +193,7 @@ class _Session:
         return problems
 
 
-def find_owner(values: Mapping[str, Json], path: str) -> str | None:
+def _owner(values: Mapping[str, Json], path: str) -> str | None:
     """The decided field that a path is or lies in."""
     owners = [name for name in values if path == name or path.startswith((f"{name}.", f"{name}["))]
     return max(owners, key=len) if owners else None
@@ -290,9 +223,12 @@ def _expected(test: RuleTest) -> _Expected:
     wrong = [key for key, value in marks.items() if not isinstance(value, (bool, str))]
     if wrong or len(outcomes) > 1 or (outcomes and values):
         raise EvaluationError(
-            test.place.problem("a test expects values, or one of refuse, drop_configuration and error (true or a part "
-                               "of the text)", got=", ".join(test.expect))
-        )  # fmt: skip
+            test.place.problem(
+                "a test expects values, or one outcome (true, or a part of its text)",
+                got=", ".join(test.expect),
+                expected="values, or one of " + ", ".join(_OUTCOMES),
+            )
+        )
     outcome = outcomes[0] if outcomes else None
     return _Expected(outcome, marks.get(outcome or ""), marks.get("warns"), values)
 
@@ -311,11 +247,9 @@ def _outcome(
 
 def _warnings(test: RuleTest, wanted: Json, texts: list[str]) -> list[Problem]:
     place = test.expect_places["warns"]
-    if isinstance(wanted, bool):
-        right = bool(texts) is wanted
-    else:
-        right = any(str(wanted) in text for text in texts)
-    return [] if right else [place.problem("the warnings differ", got="; ".join(texts) or "none", expected=str(wanted))]
+    if bool(texts) is wanted or (isinstance(wanted, str) and any(wanted in text for text in texts)):
+        return []
+    return [place.problem("the warnings differ", got="; ".join(texts) or "none", expected=str(wanted))]
 
 
 def _checked_params(pack: Pack, test: RuleTest) -> Mapping[str, Json]:
@@ -324,13 +258,22 @@ def _checked_params(pack: Pack, test: RuleTest) -> Mapping[str, Json]:
         param = pack.params.get(name)
         if param is None:
             problems.append(test.place.problem(f"'{name}' is no parameter of {pack.id}"))
-        elif isinstance(value, (list, dict)) or value is None or isinstance(value, str) != isinstance(param.value, str):
-            problems.append(test.place.problem(f"'{name}' has another type", got=str(value), expected=str(param.value)))
+        elif (
+            isinstance(value, (list, dict))
+            or value is None
+            or isinstance(value, str) != isinstance(param.value, str)
+        ):
+            problems.append(
+                test.place.problem(f"'{name}' has another type", got=str(value), expected=str(param.value))
+            )
     if problems:
         raise EvaluationError(problems)
     return test.params
 
 
 def _with_params(pack: Pack, params: Mapping[str, Json]) -> Pack:
-    changed = {name: dataclasses.replace(pack.params[name], value=value) for name, value in params.items()}  # type: ignore[arg-type]
+    changed = {
+        name: dataclasses.replace(pack.params[name], value=value)  # type: ignore[arg-type]
+        for name, value in params.items()
+    }
     return dataclasses.replace(pack, params={**pack.params, **changed}) if changed else pack

@@ -37,14 +37,15 @@ class Entry:
     Attributes:
         kind: which of these.
         name: rule id or name.
-        status: ``own`` (new in this pack), ``replaces`` an entry of the extended pack, ``inherited`` from it, or
-            ``removed`` by this pack.
+        status: ``own`` (new in this pack), ``replaces`` an entry of the extended pack, ``inherited`` from
+            it, or ``removed`` by this pack.
         origin: where it stands.
         replaced: where the replaced entry stands.
         title: title of a rule, first sentence of the others' doc.
         source: publication or package that it comes from.
-        details: what else there is to say: ``decides``, ``kind``, ``scope``, ``configurations``, ``hit`` and ``cases``
-            of a rule; ``args`` of a function; ``value`` and ``unit`` of a parameter or fact.
+        details: what else there is to say: ``decides``, ``kind``, ``scope``, ``configurations``, ``hit``
+            and ``cases`` of a rule; ``args`` of a function; ``value`` and ``unit`` of a parameter or
+            fact.
     """
 
     kind: EntryKind
@@ -110,7 +111,8 @@ def show_pack(spec: str | Path, *, resolved: bool = False, preset: str | None = 
 
     Args:
         spec: ``name@version``, ``name``, or the path of an overlay file.
-        resolved: also list what is inherited unchanged; otherwise only what this pack adds, replaces or removes.
+        resolved: also list what is inherited unchanged; otherwise only what this pack adds, replaces or
+            removes.
         preset: preset whose parameter values are shown.
 
     Raises:

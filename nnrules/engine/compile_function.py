@@ -176,7 +176,9 @@ class _FunctionCompiler:
         em.lines.append((f"def {self.name}(m{header}):", function.place))
         memoised = not any(kind in (MATRIX, COLUMN, JSON) for kind in self.kinds)
         if memoised:
-            em.emit(f"key = ({self.number}{header})")
+            # Bytes rather than the values themselves, because 1, 1.0 and True are equal, and so are 0.0 and -0.0.
+            packed = "".join(f"a_{name}, " for name in function.args)
+            em.emit(f"key = ({self.number}, dumps(({packed}), 2))")
             em.emit("found = m.get(key)")
             em.emit("if found is not None: return found")
         for name, kind in zip(function.args, self.kinds, strict=True):

@@ -14,7 +14,7 @@ from nnrules.documents import content_hash
 from nnrules.engine.expressions import Expression, names_and_calls
 from nnrules.engine.model import Fact, Function, Pack, Rule
 
-__all__ = ["digest_of", "functions_called"]
+__all__ = ["digest_of", "functions_called", "functions_of"]
 
 _LENGTH = 12
 
@@ -98,3 +98,8 @@ def functions_called(pack: Pack, function: str) -> set[str]:
                 found.add(name)
                 stack.append(name)
     return found
+
+
+def functions_of(owner: Rule | Fact | Function, pack: Pack) -> set[str]:
+    """Functions of the pack that a rule, fact or function calls itself."""
+    return {name for name in _called(_parts(owner)) if name in pack.functions}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnrules.engine.compile_pack import compile_pack
-from nnrules.engine.digest import functions_called
+from nnrules.engine.digest import functions_called, functions_of
 from nnrules.engine.model import Pack
 from nnrules.engine.packs import load_pack
 from nnrules.engine.program import Node, Program
@@ -372,6 +372,9 @@ def _matches(key: str, path: str) -> bool:
 def _rounds(replay: Replay, program: Program, node: Node, recorded: set[str]) -> Iterator[Rounds]:
     """Rounds of the loops that the decision called, and of those behind the facts that it read."""
     for entry in [node, *(need for need in node.needs if need.fact is not None)]:
+        owner = entry.rule or entry.fact
+        if owner is None or not functions_of(owner, program.pack):
+            continue  # no loop, so nothing to run again
         if entry.constant is not None or (entry.fact and entry.keys[0].removeprefix("fact/") not in recorded):
             continue
         try:

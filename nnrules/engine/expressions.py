@@ -22,6 +22,7 @@ objects: a dotted name is looked up in declared records. Scalars may be compared
 from __future__ import annotations
 
 import ast
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -112,12 +113,17 @@ def _bracket_depth(text: str) -> int:
 def _parse(text: str) -> ast.expr | tuple[str, int]:
     """The tree (shared between equal texts, so never changed in place), or what is wrong and where."""
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        # What Python only warns of ('\\d', 1if) differs between its versions: here it is an error in all of them.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tree = ast.parse(text.strip(), mode="eval")
+        return _normalise(tree.body)
     except SyntaxError as exc:
         return (str(exc.msg), max((exc.offset or 1) - 1, 0))
-    except (ValueError, RecursionError, MemoryError) as exc:
+    except RecursionError:
+        return ("nested too deeply", 0)
+    except (ValueError, MemoryError) as exc:
         return (str(exc) or "too complex", 0)
-    return _normalise(tree.body)
 
 
 def _normalise(node: ast.expr) -> ast.expr:
@@ -193,7 +199,8 @@ def parse_expression(text: str, place: Place) -> Expression:
         if _depth(parsed) > _MAX_DEPTH:
             raise RecursionError
     except RecursionError:
-        raise RuleError(place.problem("the expression is nested too deeply")) from None
+        fix = "Name parts of it with let."
+        raise RuleError(place.problem("the expression is nested too deeply", fix=fix)) from None
     expression = Expression(text, place, parsed)
     problems = _check(expression, parsed)
     if problems:

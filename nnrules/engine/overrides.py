@@ -105,9 +105,9 @@ def _expand(path: str, program: Program) -> Iterable[str]:
 
 
 def _owner(path: str, known: Iterable[str]) -> str | None:
-    """The decided field that a path is or lies in."""
+    """The decided field that a path is or lies in; what lies below ``configurations`` has rules of its own."""
     generic = _generic(path)
-    found = [entry for entry in known if generic == entry or generic.startswith(entry + ".")]
+    found = [e for e in known if generic == e or (e != "configurations" and generic.startswith(e + "."))]
     return max(found, key=len, default=None)
 
 
@@ -131,7 +131,7 @@ def resolve_overrides(program: Program, assignments: Mapping[str, Json]) -> Over
     for written, value in assignments.items():
         for path in _expand(written, program):
             owner = _owner(path, known)
-            if owner is None or (owner == "configurations" and path != owner):
+            if owner is None:
                 problems.append(_unknown(path, known, program))
                 continue
             result.given[path] = value

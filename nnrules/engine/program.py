@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import marshal
 import math
 import re
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ def generated_namespace() -> dict[str, Any]:
             name: getattr(builtins, name)
             for name in ("abs", "int", "len", "max", "min", "range", "round", "sorted", "tuple")
         },
-        "ceil": math.ceil, "floor": math.floor, "trunc": math.trunc, "log": math.log, "inf": math.inf,
+        "dumps": marshal.dumps, "ceil": math.ceil, "floor": math.floor, "trunc": math.trunc, "log": math.log, "inf": math.inf,
         "power": power, "as_row": np.asarray, "nothing_selected": _nothing_selected, "at_most_reached": _at_most_reached,
         **{f"builtin_{name}": entry.call for name, entry in BUILTINS.items()},
     }  # fmt: skip

@@ -59,9 +59,13 @@ class _ContentReader(RuleReader):
             self.complain(place, f"{label} is declared twice in this pack", fix="Remove or rename one.")
         written = to_json(node)
         if isinstance(written, dict):
+            recorded = "replaces" in written
             replaced = written.pop("replaces", None)
-            if replaced is not None:
-                self.contents.replaces[label] = (str(replaced), place)
+            if isinstance(replaced, str):
+                self.contents.replaces[label] = (replaced, place)
+            elif recorded:
+                # A hash such as 120000000000 or 12e456789012 is a number unless it is quoted.
+                self.complain(place, "'replaces' must be text", got=str(replaced), fix="Put the hash in quotes.")
         self.contents.digests[label] = content_hash(written).removeprefix("sha256:")[:12]
 
     def param(self, name: str, node: YamlNode, place: Place) -> None:

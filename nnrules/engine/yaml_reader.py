@@ -67,7 +67,7 @@ class Reader:
             return None
         if isinstance(value, YamlScalar) and isinstance(value.value, str):
             return " ".join(value.value.split())
-        if isinstance(value, YamlScalar) and isinstance(value.value, (int, float)) and key in ("unit",):
+        if isinstance(value, YamlScalar) and isinstance(value.value, (int, float)) and not isinstance(value.value, bool) and key == "unit":
             return str(value.value)
         self.complain(value.place, f"'{key}' must be text", got=shown_node(value))
         return None

@@ -12,6 +12,8 @@ from nnrules.functions.catalog import TypingError, builtin
 
 __all__ = ["median", "percentile"]
 
+_MAX_SIZE = 10_000
+
 
 def _extended(listing: Type, item: Type) -> Type:
     if isinstance(listing, VecType):
@@ -45,9 +47,14 @@ def _repeat(kinds: Sequence[Type], _dim: int) -> Type:
 @builtin("repeat(entry, n)", _repeat)
 def repeat(entry: Any, n: Any) -> Any:
     """A list of n times ``entry``; n below zero counts as zero."""
-    if n > 10_000:
-        raise OverflowError(f"a list of {n} entries")
+    if n * _size(entry) > _MAX_SIZE:
+        raise OverflowError(f"a list of {n * _size(entry)} entries is too long; at most {_MAX_SIZE}")
     return (entry,) * int(n)
+
+
+def _size(value: Any) -> int:
+    """Scalars in a packed value, those of lists in lists too: repeated lists of lists grow without limit."""
+    return sum(map(_size, value)) if isinstance(value, tuple) else 1
 
 
 def _length(kinds: Sequence[Type], _dim: int) -> Type:

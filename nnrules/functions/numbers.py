@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,9 @@ def power(base: float, exponent: float) -> float:
     """
     if abs(exponent) > _MAX_EXPONENT:
         raise OverflowError(f"exponent {exponent} is beyond ±{_MAX_EXPONENT}")
+    # Whole numbers have no limit of their own: a tower of allowed exponents would fill the memory.
+    if isinstance(base, int) and (base.bit_length() - 1) * exponent > sys.float_info.max_exp:
+        raise OverflowError("the power is too large for any number")
     result = base**exponent
     if isinstance(result, complex):
         raise ValueError(f"{base} ** {exponent} is not a real number")

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from nnrules.authoring.listing import PackInfo
-from nnrules.authoring.rule_tests import TestReport
+from nnrules.authoring.rule_test_report import RuleTestReport
 from nnrules.authoring.show import ShownPack
 
 __all__ = ["pack_view", "packs_view", "tests_view"]
@@ -56,7 +56,7 @@ def _line(where: str) -> str:
     return where.rpartition(":")[0]
 
 
-def tests_view(report: TestReport) -> RenderableType:
+def tests_view(report: RuleTestReport) -> RenderableType:
     """What ``nnrules rules test`` prints for one pack."""
     parts: list[RenderableType] = []
     for result in report.results:
