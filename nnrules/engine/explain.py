@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class Explanation:
         decides: the fields that the rule decided together.
         inputs: what it read.
         untaken: cases that were not taken.
+        names: what the names in their conditions stand for.
         rounds: rounds of the loops behind the value.
         flips: nearest changes of the memory target that change the value, downwards and upwards.
         note: what could not be shown, and why.
@@ -99,6 +101,7 @@ class Explanation:
     inherited_from: str | None = None
     inputs: tuple[InputValue, ...] = ()
     untaken: tuple[UntakenCase, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
     rounds: tuple[Rounds, ...] = ()
     flips: tuple[BudgetFlip, ...] = ()
     note: str | None = None
@@ -341,6 +344,8 @@ def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: _Origin,
             for position, other in enumerate(rule.cases)
             if position != entry["case"] and other.when is not None
         )  # fmt: skip
+        words = {word for other in explanation.untaken for word in re.findall(r"\w+", other.when)}
+        explanation.names = tuple((name, str(text)) for name, text in rule.let.items() if name in words)
     program = compile_pack(pack, traced=True)
     node = node_at(program, found.path)
     if node is None or "override" in entry:

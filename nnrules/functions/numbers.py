@@ -104,7 +104,7 @@ def minimum(a: Any, b: Any) -> Any:
     """The smaller of a and b, axis by axis."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return np.minimum(a, b)
-    return elementwise(lambda x, y: y if y < x else x, a, b)
+    return elementwise(lambda x, y: +(y if y < x else x), a, b)  # + makes true and false 1 and 0
 
 
 @builtin("maximum(a, b)", _numeric)
@@ -112,7 +112,7 @@ def maximum(a: Any, b: Any) -> Any:
     """The larger of a and b, axis by axis."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return np.maximum(a, b)
-    return elementwise(lambda x, y: y if y > x else x, a, b)
+    return elementwise(lambda x, y: +(y if y > x else x), a, b)
 
 
 @builtin("round_up(x, multiple)", _numeric)

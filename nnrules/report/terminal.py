@@ -174,6 +174,7 @@ def explanation_view(explanation: Explanation) -> RenderableType:
         for case in explanation.untaken:
             table.add_row(case.place, case.when, case.outcome)
         parts.append(Padding(table, (1, 0, 0, 0)))
+        parts += [Text(f"  {name} is {text}", style="dim") for name, text in explanation.names]
     parts += [Padding(_rounds(rounds), (1, 0, 0, 0)) for rounds in explanation.rounds]
     for flip in explanation.flips:
         parts.append(Text(f"at {render(flip.gpu_memory_gb)} GB it would be {shown(flip.value)}"))

@@ -86,12 +86,12 @@ def test_params_and_facts_compile(tmp_path: Path, start: str):
     compile_pack(load_pack(overlay))
 
 
-@pytest.mark.parametrize(("motion_mm", "num_epochs"), [(0.2, 1000), (1.7, 1500)])
-def test_the_rule_reads_the_extra_column(tmp_path: Path, motion_mm: float, num_epochs: float):
+@pytest.mark.parametrize(("motion_mm", "epochs"), [(0.2, 1000), (1.7, 1500)])
+def test_the_rule_reads_the_extra_column(tmp_path: Path, motion_mm: float, epochs: float):
     overlay = tmp_path / "example.yaml"
     overlay.write_text(HEADER + block("extra:"))
     given = fingerprint([1.0, 1.0, 1.0], [64, 64, 64], motion_mm)
-    assert decided(overlay, "training.num_epochs", given) == num_epochs
+    assert decided(overlay, "training.epochs", given) == epochs
 
 
 def test_the_function_computes_what_its_doc_says(tmp_path: Path):

@@ -156,7 +156,7 @@ BREAKS: dict[str, Callable[[dict[str, Any]], None]] = {
     ),
     "an unknown loss": lambda d: configuration(d)["loss"]["terms"].append({"name": "focal", "weight": 1}),
     "a step of zero": lambda d: configuration(d)["inference"]["window"].update(step=0),
-    "a schedule without epochs": lambda d: d["training"].update(num_epochs=0),
+    "a schedule without epochs": lambda d: d["training"].update(epochs=0),
     "an optimizer with another's field": lambda d: d["training"]["optimizer"].update(betas=[0.9, 0.99]),
     "CT without statistics": lambda d: d["channels"][0]["normalization"].update(scheme="ct", statistics=None),
     "one fold": lambda d: d["folds"].update(num_folds=1),

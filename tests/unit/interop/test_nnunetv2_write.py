@@ -252,9 +252,9 @@ def test_released_plans_warn_about_nothing(make: Make) -> None:
 
 
 def test_settings_that_nnunet_has_in_its_code_are_named(make: Make) -> None:
-    warned = _warned(make(overrides={"training.num_epochs": 50}))
-    assert list(warned) == ["training.num_epochs"]
-    assert "keeps its own way; got 50 (set by the user)" in warned["training.num_epochs"]
+    warned = _warned(make(overrides={"training.epochs": 50}))
+    assert list(warned) == ["training.epochs"]
+    assert "keeps its own way; got 50 (set by the user)" in warned["training.epochs"]
     anisotropy = "configurations.2d.resampling.anisotropy"
     assert list(_warned(make(change=_set(f"{anisotropy}.ratio_above", 2)))) == [anisotropy]
 
@@ -272,17 +272,17 @@ params:
     doc: Another limit.
     source: none
 rules:
-  - id: training.num_epochs
+  - id: training.epochs
     title: Epochs
     kind: blueprint
-    decides: training.num_epochs
+    decides: training.epochs
     constant: 20
     because: time
     source: none
 """
     )
     warned = _warned(make(overlay))
-    assert "rule training.num_epochs of mine@local" in warned["training.num_epochs"]
+    assert "rule training.epochs of mine@local" in warned["training.epochs"]
     parameter = [text for where, text in warned.items() if "augmentation.dummy_2d" in where]
     assert parameter
     assert all("parameter dummy_2d_ratio = 4" in text for text in parameter)
