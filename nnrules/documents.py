@@ -61,7 +61,9 @@ def read_json(path: Path, error: type[NnrulesError], *, nan_as_null: bool = Fals
             Problem(where=str(path), what="no such file", fix="Check the path.")
         ) from None
     except (OSError, UnicodeDecodeError) as exc:
-        raise error(Problem(where=str(path), what="the file cannot be read as text", got=str(exc))) from None
+        got = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+        fix = "Name a JSON file in UTF-8."
+        raise error(Problem(where=str(path), what="the file cannot be read as text", got=got, fix=fix)) from None
     try:
         constant = _null_constant if nan_as_null else _refuse_constant
         return json.loads(text, parse_constant=constant, object_pairs_hook=_refuse_duplicates)

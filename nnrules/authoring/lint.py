@@ -50,6 +50,7 @@ def lint_pack(spec: str | Path) -> LintReport:
         *_warnings(pack),
         *(entry for path, root in roots.items() for entry in _schema(path, root)),
         *(entry for root in roots.values() for entry in _ignored(root)),
+        *_unlisted(pack, list(roots.values())),
         *_unrecorded(pack, list(roots.values())),
         *check_names(pack),
         *(entry for rule in pack.rules.values() if rule.pack == pack.id for entry in check_cases(rule)),
@@ -109,6 +110,15 @@ def _ignored(root: YamlNode) -> Iterator[Finding]:
                     "error", "ignored-field", rule.keys[key], f"'{key}' beside 'cases' has no effect",
                     fix="Move it into the cases.",
                 )  # fmt: skip
+
+
+def _unlisted(pack: Pack, roots: list[YamlNode]) -> Iterator[Finding]:
+    """Configurations are declared, but no rule says which of them are planned, so none is."""
+    if pack.configurations and not any("configurations" in rule.decides for rule in pack.rules.values()):
+        yield finding(
+            "error", "no-configurations", roots[0].place, f"no rule of {pack.id} decides 'configurations'",
+            fix="Add a rule of scope dataset that gives the list of the configurations to plan.",
+        )  # fmt: skip
 
 
 # -- what an overlay replaces --------------------------------------------------------------------------------

@@ -185,6 +185,7 @@ class _FunctionCompiler:
             self.declare(name, em.name_value(Value(kind, code=f"a_{name}"), f"v_{name}"), function.place)
         self.start()
         rounds = self.loop() if function.steps else "0"
+        em.emit(f"spend(m, {rounds}, {function.name!r})")
         result = compile_template(self.compiler, function.result)
         em.place = function.place
         em.emit(f"result = ({em.packed(result)}, {rounds})")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from nnrules.engine.compiling import Compiling, constant_value
 from nnrules.engine.emit import Value
-from nnrules.engine.inline import elementwise
+from nnrules.engine.inline import bounded, elementwise
 from nnrules.engine.types import (
     BOOL,
     COLUMN,
@@ -60,6 +60,9 @@ class Operators(Compiling):
         if kind in (MATRIX, COLUMN):
             codes = [self.array(side) for side in (left, right)]
             return Value(kind, code=self.em.bind(f"({codes[0]} {sign} {codes[1]})"))
+        if sign == "*" and not left.is_const and not right.is_const:
+            # Whole numbers have no limit of their own: what multiplies itself in a loop would fill the memory.
+            return elementwise(self.em, [left, right], kind, bounded("{0} * {1}", self.em.fresh()))
         return elementwise(self.em, [left, right], kind, f"({{0}} {sign} {{1}})")
 
     def fold(

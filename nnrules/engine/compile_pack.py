@@ -25,6 +25,13 @@ from nnrules.errors import Problem, RuleError
 
 __all__ = ["PackCompiler", "compile_pack"]
 
+# First names of fields that no rule may decide, by scope.
+_ENGINE_FIELDS = {
+    "plan": ("schema_version", "dataset", "channels", "provenance"),
+    "config": ("dim", "inherits_from"),
+    "channel": ("name",),
+}
+
 
 class PackCompiler:
     def __init__(self, pack: Pack, *, traced: bool) -> None:
@@ -63,6 +70,7 @@ class PackCompiler:
                             )
                         )
                     deciders[key] = rule
+        self._check_nesting(deciders)
         for name, configuration in self.pack.configurations.items():
             parent = configuration.inherits_from
             if parent is not None:
@@ -71,6 +79,21 @@ class PackCompiler:
                     if own not in deciders:
                         self.aliases[own] = key
         return deciders
+
+    def _check_nesting(self, deciders: Mapping[str, Rule]) -> None:
+        """No field lies inside one that another rule decides, or that the engine itself fills in."""
+        for key, rule in deciders.items():
+            scope, _, path = key.rpartition("/")
+            names = path.split(".")
+            around = [".".join(names[:count]) for count in range(1, len(names))]
+            for outer in [name for name in around if f"{scope}/{name}" in deciders]:
+                other = deciders[f"{scope}/{outer}"]
+                what = f"'{path}' lies inside '{outer}', which rule '{other.id}' ({other.place}) decides as a whole"
+                fix = "Decide all parts in rules of their own, or the whole in one."
+                self.problems.append(rule.place.problem(what, fix=fix))
+            if names[0] in _ENGINE_FIELDS[scope.partition("/")[0]]:
+                what = f"'{path}' is not for rules to decide: the engine fills in '{names[0]}'"
+                self.problems.append(rule.place.problem(what, fix="Choose another name."))
 
     def _keys_of(self, rule: Rule, path: str) -> list[str]:
         if rule.scope == "dataset":

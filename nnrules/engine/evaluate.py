@@ -13,8 +13,8 @@ from nnrules.engine.machine import Decision, Evaluation, Machine
 from nnrules.engine.model import Case, Pack, Rule
 from nnrules.engine.overrides import Overrides
 from nnrules.engine.program import Node, Program
-from nnrules.engine.types import RecordType, Type
-from nnrules.engine.values import fill_text, repack, unpack
+from nnrules.engine.types import STR, ListType, RecordType, Type
+from nnrules.engine.values import fill_text, matches, repack, unpack
 from nnrules.errors import EvaluationError, PlanError, Problem, RefusedError
 from nnrules.fingerprint import Fingerprint
 
@@ -90,6 +90,11 @@ class Runner(Machine):
     def listed(self, node: Node, names: Sequence[str]) -> list[str]:
         """The configurations to plan, in the pack's order; what inherits needs what it inherits from."""
         known = self.program.pack.configurations
+        if not matches(unpack(names, node.types[0]), ListType(STR)):
+            got, expected = str(names), "a list of names, e.g. constant: [2d, 3d_fullres]"
+            raise EvaluationError(
+                node.place.problem(f"{self.describe(node)} gives no list of configurations", got=got, expected=expected)
+            )
         unknown = [name for name in names if name not in known]
         if unknown:
             got, expected = ", ".join(unknown), ", ".join(known)
@@ -217,7 +222,13 @@ class Runner(Machine):
                     Problem(where=f"{name} ({rule.id}, {rule.place})", what=f"not planned: {reason}")
                     for name, (rule, reason) in self.result.dropped.items()
                 ]
-                or [Problem(where=str(self.program.pack.id), what="no configuration is planned for this dataset")]
+                or [
+                    Problem(
+                        where=str(self.program.pack.id), what="no configuration is planned for this dataset",
+                        expected=", ".join(self.program.pack.configurations),
+                        fix="Correct the rule that decides 'configurations'.",
+                    )  # fmt: skip
+                ]
             )
 
     def store(

@@ -12,10 +12,15 @@ from collections.abc import Callable
 from nnrules.engine.emit import Emitter, Value
 from nnrules.engine.types import COLUMN, MATRIX, ListType, MaskedType, Type, VecType
 
-__all__ = ["INLINE", "elementwise", "literal_axis"]
+__all__ = ["INLINE", "bounded", "elementwise", "literal_axis"]
 
 Inline = Callable[[Emitter, list[Value], Type], Value | None]
 INLINE: dict[str, Inline] = {}
+
+
+def bounded(product: str, name: str) -> str:
+    """Code that computes a product and fails where it leaves the range of floats; ``name`` is a free variable."""
+    return f"({name} if -1e308 < ({name} := {product}) < 1e308 else too_large())"
 
 
 def _has_cases(values: list[Value]) -> bool:
@@ -95,8 +100,13 @@ def _fold(operator: str, neutral: str) -> Inline:
     return inline
 
 
+def _prod(em: Emitter, args: list[Value], kind: Type) -> Value | None:
+    found = _fold(" * ", "1")(em, args, kind)
+    return None if found is None else Value(kind, code=bounded(em.packed(found), em.fresh()))
+
+
 INLINE["sum"] = _fold(" + ", "0")
-INLINE["prod"] = _fold(" * ", "1")
+INLINE["prod"] = _prod
 INLINE["any"] = _fold(" or ", "False")
 INLINE["all"] = _fold(" and ", "True")
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from nnrules.engine.model import Fact, Function, Pack, PackId, Param, Preset, Rule
 from nnrules.engine.read import CONTENT_KEYS, Contents, read_contents
 from nnrules.engine.read_release import RELEASE_KEYS, Release, read_release
-from nnrules.engine.source import YamlMap, YamlScalar, read_yaml
+from nnrules.engine.source import Place, YamlMap, YamlScalar, read_yaml
 from nnrules.errors import PackError, Problem, RuleError
 from nnrules.resources import rules_directory
 
@@ -234,6 +234,8 @@ def _resolve(chain: list[_Version], preset: str | None) -> Pack:
         if problems:
             raise RuleError(problems)
         params = _merge("param", merged.params, upper.params, merged, upper, warnings)
+        for name in merged.params.keys() & upper.params.keys():
+            _check_kind(name, merged.params[name].value, upper.params[name].value, upper.params[name].place)
         facts = _merge("fact", merged.facts, upper.facts, merged, upper, warnings)
         functions = _merge("function", merged.functions, upper.functions, merged, upper, warnings)
         rules = _merge("rule", merged.rules, upper.rules, merged, upper, warnings)
@@ -309,8 +311,17 @@ def _apply_preset(params: dict[str, Param], preset: Preset | None) -> dict[str, 
     for name, value in preset.params.items():
         if name not in params:
             raise RuleError(preset.place.problem(f"the preset sets '{name}', which is no parameter of the pack"))
+        _check_kind(name, params[name].value, value, preset.place)
         result[name] = dataclasses.replace(params[name], value=value, place=preset.place)
     return result
+
+
+def _check_kind(name: str, old: object, new: object, place: Place) -> None:
+    """A parameter stays what it is, so that a slip is reported here and not at an expression of the extended pack."""
+    kinds = {bool: "a truth value", str: "text"}
+    was, now = (kinds.get(type(value), "a number") for value in (old, new))
+    if was != now:
+        raise RuleError(place.problem(f"parameter '{name}' must stay {was}", got=repr(new)))
 
 
 def _check_references(pack: Pack) -> None:

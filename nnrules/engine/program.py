@@ -20,6 +20,7 @@ from nnrules.functions.numbers import power
 
 __all__ = ["PLACEHOLDER", "AtMostReachedError", "Node", "Program", "generated_namespace", "placeholders"]
 
+_MAX_TOTAL_ROUNDS = 3_000_000
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
@@ -35,6 +36,19 @@ def _nothing_selected() -> None:
     raise ValueError("the selection v[mask] holds no axis")
 
 
+def _spend(memo: dict[Any, Any], rounds: int, function: str) -> None:
+    """Count a call and the rounds of its loop: limits of single loops multiply when loops call loops."""
+    memo["spent"] = spent = memo.get("spent", 0) + rounds + 1
+    if spent > _MAX_TOTAL_ROUNDS:
+        raise OverflowError(
+            f"its loops and functions take more than {_MAX_TOTAL_ROUNDS} rounds and calls, the last one in '{function}'"
+        )
+
+
+def _too_large() -> None:
+    raise OverflowError("a product is too large for any number")
+
+
 def generated_namespace() -> dict[str, Any]:
     return {
         "__builtins__": {
@@ -42,7 +56,8 @@ def generated_namespace() -> dict[str, Any]:
             for name in ("abs", "int", "len", "max", "min", "range", "round", "sorted", "tuple")
         },
         "dumps": marshal.dumps, "ceil": math.ceil, "floor": math.floor, "trunc": math.trunc, "log": math.log, "inf": math.inf,
-        "power": power, "as_row": np.asarray, "nothing_selected": _nothing_selected, "at_most_reached": _at_most_reached,
+        "power": power, "as_row": np.asarray, "nothing_selected": _nothing_selected, "too_large": _too_large,
+        "spend": _spend, "at_most_reached": _at_most_reached,
         **{f"builtin_{name}": entry.call for name, entry in BUILTINS.items()},
     }  # fmt: skip
 

@@ -42,7 +42,7 @@ def read_release(root: YamlNode, *, also: tuple[str, ...] = ()) -> Release:
     """
     reader = Reader()
     node = reader.mapping(root, root.place, "a release")
-    reader.keys(node, (*RELEASE_KEYS, *also), ("title",), "a release")
+    reader.keys(node, (*RELEASE_KEYS, *also), ("title",), "a rule file" if also else "a release")
     release = Release(
         title=reader.text(node, "title") or "",
         reproduces=reader.text(node, "reproduces"),
@@ -99,11 +99,14 @@ def _read_presets(reader: Reader, node: YamlMap, release: Release) -> None:
         for key, item in params.items.items():
             if not isinstance(item, YamlScalar) or item.value is None:
                 reader.complain(item.place, f"parameter '{key}' must be a number, text or truth value")
+        memory = reader.number(entry, "gpu_memory_gb")
+        if memory is not None and memory <= 0:
+            reader.complain(entry.items["gpu_memory_gb"].place, "'gpu_memory_gb' must be above 0")
         release.presets[name] = Preset(
             name=name,
             doc=reader.text(entry, "doc") or "",
             params={key: cast(Any, to_json(item)) for key, item in params.items.items()},
-            gpu_memory_gb=reader.number(entry, "gpu_memory_gb"),
+            gpu_memory_gb=memory,
             place=place,
         )
     if release.default_preset is not None and release.default_preset not in release.presets:

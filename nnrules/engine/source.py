@@ -220,7 +220,9 @@ def read_yaml(path: Path, name: str | None = None) -> YamlNode:
     except FileNotFoundError:
         raise PackError(Problem(where=label, what="no such file", fix="Check the path.")) from None
     except (OSError, UnicodeDecodeError) as exc:
-        raise PackError(Problem(where=label, what="the file cannot be read as text", got=str(exc))) from None
+        got = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+        fix = "Name a YAML file in UTF-8."
+        raise PackError(Problem(where=label, what="the file cannot be read as text", got=got, fix=fix)) from None
     file = SourceFile(label, tuple(text.splitlines()))
     builder = _Builder(file, yaml.parse(text, Loader=_Loader))
     try:
@@ -231,6 +233,11 @@ def read_yaml(path: Path, name: str | None = None) -> YamlNode:
         what = " ".join(str(part) for part in (exc.problem, exc.context) if part)
         fix = "Check the indentation, quotes and colons on this line and the line above."
         raise RuleError([*builder.problems, place.problem(f"not valid YAML: {what}", fix=fix)]) from None
+    except yaml.reader.ReaderError as exc:
+        before = text[: exc.position]
+        place = Place(file, before.count("\n") + 1, exc.position - before.rfind("\n"))
+        what = f"not valid YAML: the character #x{ord(text[exc.position]):04x} is not allowed"
+        raise RuleError(place.problem(what, fix="Remove it.")) from None
     except yaml.YAMLError as exc:
         raise RuleError(Place(file, 1, 1).problem(f"not valid YAML: {exc}")) from None
     if builder.problems:

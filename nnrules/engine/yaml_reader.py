@@ -58,7 +58,8 @@ class Reader:
                 )  # fmt: skip
         missing = [key for key in required if key not in node.items]
         if missing:
-            self.complain(node.place, f"{what} lacks {', '.join(missing)}")
+            names = ", ".join(missing)
+            self.complain(node.place, f"{what} lacks {names}", fix=f"Add {names}.")
 
     def text(self, node: YamlMap, key: str) -> str | None:
         """A text field."""
@@ -98,7 +99,9 @@ class Reader:
     def expression(self, node: YamlNode) -> Expression | None:
         """An expression; a plain number or truth value is one, too."""
         if isinstance(node, YamlScalar) and isinstance(node.value, str):
-            text, place = node.value, node.place if node.plain else node.place.shifted(1)
+            text, place = node.value, node.place
+            if place.file.lines[place.line - 1][place.column - 1] in "\"'":
+                place = place.shifted(1)  # a quoted text begins behind its quote
             return self.attempt(lambda: parse_expression(text, place))
         if isinstance(node, YamlScalar) and node.value is not None:
             return constant_expression(node.value, node.place)

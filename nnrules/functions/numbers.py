@@ -45,7 +45,10 @@ def power(base: float, exponent: float) -> float:
     # Whole numbers have no limit of their own: a tower of allowed exponents would fill the memory.
     if isinstance(base, int) and (base.bit_length() - 1) * exponent > sys.float_info.max_exp:
         raise OverflowError("the power is too large for any number")
-    result = base**exponent
+    try:
+        result = base**exponent
+    except OverflowError:
+        raise OverflowError("the power is too large for any number") from None
     if isinstance(result, complex):
         raise ValueError(f"{base} ** {exponent} is not a real number")
     return float(result) if isinstance(result, float) else int(result)

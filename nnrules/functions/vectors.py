@@ -15,6 +15,8 @@ from nnrules.functions.catalog import TypingError, builtin, numbers
 
 __all__ = ["argmax", "argsort", "largest_to_front"]
 
+_MAX_PRODUCT = 1e308
+
 
 def _item(kind: Type) -> Type | None:
     if isinstance(kind, (VecType, MaskedType, ListType)):
@@ -78,7 +80,12 @@ def total(values: Any) -> Any:
 @builtin("prod(values)", _reduce_numbers)
 def product(values: Any) -> Any:
     """Product of the values, from first to last."""
-    return float(np.prod(values)) if isinstance(values, np.ndarray) else math.prod(values)
+    if isinstance(values, np.ndarray):
+        return float(np.prod(values))
+    result = math.prod(values)
+    if not abs(result) < _MAX_PRODUCT:
+        raise OverflowError("a product is too large for any number")
+    return result
 
 
 @builtin("mean(values)", _reduce_numbers)

@@ -86,8 +86,8 @@ _WRITTEN = re.compile(
 def image_reader(plan: Plan) -> str | None:
     """nnU-Net v2's reader for the files of this dataset; None where it reads no such files.
 
-    A reader that dataset.json forces (``overwrite_image_reader_writer``) is no part of a plan: put it into the
-    exported file by hand.
+    A reader that dataset.json forces (``overwrite_image_reader_writer``) is no part of a plan: put it into
+    the exported file by hand.
     """
     ending = plan.document["dataset"]["file_ending"].lower()
     is_3d = any(configuration["dim"] == 3 for configuration in plan.configurations.values())

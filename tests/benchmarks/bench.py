@@ -10,7 +10,9 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +22,7 @@ sys.path.insert(0, str(CHECKOUT))  # the checkout, installed or not
 import fingerprinting  # noqa: E402
 import peer  # noqa: E402
 import planning  # noqa: E402
-from measurement import Measurement  # noqa: E402
+from measurement import Measurement, skipped  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -76,12 +78,21 @@ def main() -> None:
     if not arguments.no_peer:
         console.print("nnU-Net v2 2.8.1: looking for it, or installing it into .bench/peer (about 1 GB) …")
         python = peer.interpreter(install=True)
-    rows = [
-        *planning.corpus(max(1, arguments.repeats // 2)),
-        *planning.command_line(arguments.repeats),
-        *planning.real_plans(python, arguments.repeats),
-        *fingerprinting.hippocampus(python, arguments.repeats),
-    ]
+    repeats = arguments.repeats
+    parts: dict[str, Callable[[], list[Measurement]]] = {
+        "planning the golden corpus": lambda: planning.corpus(max(1, repeats // 2)),
+        "planning as a process": lambda: planning.command_line(repeats),
+        "planning next to nnU-Net v2": lambda: planning.real_plans(python, repeats),
+        "fingerprints": lambda: fingerprinting.hippocampus(python, repeats),
+    }
+    rows: list[Measurement] = []
+    for name, part in parts.items():
+        console.print(f"measuring: {name} …")
+        try:
+            rows += part()
+        except (RuntimeError, subprocess.CalledProcessError) as exc:  # the other parts still count
+            console.print(f"failed: {exc}")
+            rows.append(skipped(name, "it failed"))
     table = Table(*HEADER)
     for row in rows:
         table.add_row(*row.cells())

@@ -94,7 +94,7 @@ def ask(python: Path, job: dict[str, Any], *, timeout_s: float = 3600) -> Any:
         return json.loads(answer.read_text())
 
 
-def run_timed(command: Sequence[str | Path], folder: Path, variables: dict[str, str]) -> float:
+def run_timed(command: Sequence[str | Path], folder: Path) -> float:
     """Seconds that a command line of nnU-Net v2 takes as a whole process.
 
     Raises:
@@ -102,7 +102,7 @@ def run_timed(command: Sequence[str | Path], folder: Path, variables: dict[str, 
     """
     start = time.perf_counter()
     process = subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=folder, env=_environment(folder) | variables
+        command, check=False, capture_output=True, text=True, cwd=folder, env=_environment(folder)
     )
     seconds = time.perf_counter() - start
     if process.returncode:

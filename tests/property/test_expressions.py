@@ -117,7 +117,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "max": lambda *v: max(v[0] if len(v) == 1 else v),
     "sum": lambda v: reduce(operator.add, v, 0),
     "prod": lambda v: reduce(operator.mul, v, 1),
-    "mean": lambda v: reduce(operator.add, v) / len(v),
+    "mean": lambda v: reduce(operator.add, v, 0) / len(v),
     "any": lambda v: bool(np.any(v)),
     "all": lambda v: bool(np.all(v)),
     "count": lambda v: int(np.count_nonzero(v)),
@@ -246,7 +246,7 @@ def vector(draw: Any, dim: int, depth: int) -> str:
         return f"{draw(st.sampled_from(['minimum', 'maximum', 'round_up']))}({draw(v)}, {draw(v)})"
     if form == 7:
         return f"take({draw(v)}, {draw(st.sampled_from(['argsort', 'largest_to_front']))}({draw(v)}))"
-    return draw(st.sampled_from([f"unit(argmin({draw(v)}))", f"2 ** {draw(v)}", f"({draw(v)} + {draw(w)})",
+    return draw(st.sampled_from([f"unit(argmin({draw(v)}))", f"2 ** {draw(v)}", f"({draw(v)} + ({draw(w)}))",
                                  f"argsort({draw(v)})"]))  # fmt: skip
 
 

@@ -29,6 +29,13 @@ functions:
     return: {rest: rest, times: times}
     source: me
 rules:
+  - id: plans
+    title: Which configurations are planned
+    kind: blueprint
+    decides: configurations
+    constant: [2d, 3d]
+    because: both
+    source: me
   - id: spacing.coarse
     title: Coarse or fine
     kind: inferred
