@@ -22,6 +22,10 @@ configurations:
   flat: {dim: 2, doc: two axes}
   deep: {dim: 3, doc: three axes}
 """
+STATISTICS = {
+    "mean": 60.5, "std": 45.25, "min": -900.0, "median": 70.0, "max": 1500.0, "percentile_00_5": -80.0,
+    "percentile_99_5": 210.0,
+}  # fmt: skip
 LISTING = """
   - {id: listing, title: t, kind: inferred, decides: configurations, constant: [flat, deep], because: b}
 """
@@ -66,8 +70,9 @@ def make_fingerprint() -> Callable[..., Fingerprint]:
             },
             "crop": {"median_size_ratio": 1.0},
         }
-        if intensity is not None:
-            document["intensity"] = {"method": "exact", "channels": list(intensity)}
+        statistics = [dict(STATISTICS) for _ in channels] if intensity is None else list(intensity)
+        if statistics:
+            document["intensity"] = {"method": "exact", "channels": statistics}
         if extra is not None:
             document["extra"] = {"columns": dict(extra)}
         return Fingerprint.from_document(document)

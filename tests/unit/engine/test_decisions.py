@@ -157,7 +157,9 @@ def test_a_group_decides_its_fields_together(decide: Decide) -> None:
 
 
 def test_channels_are_decided_one_by_one(decide: Decide, make_fingerprint: Fingerprints) -> None:
-    fingerprint = make_fingerprint(channels=["CT", "PET", "CT"], intensity=[{"mean": 1.5}, None, {"mean": 3.0}])
+    names = ("mean", "std", "min", "median", "max", "percentile_00_5", "percentile_99_5")
+    statistics = [dict.fromkeys(names, 1.5), None, dict.fromkeys(names, 3.0)]
+    fingerprint = make_fingerprint(channels=["CT", "PET", "CT"], intensity=statistics)
     text = """
     - id: scheme
       title: t
