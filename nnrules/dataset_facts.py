@@ -19,6 +19,7 @@ from nnrules.schema import validate
 __all__ = ["DatasetFacts", "dataset_facts", "is_dataset_json"]
 
 _IGNORE = "ignore"
+_MAX_DIGITS = 10
 _ENDING_V1 = ".nii.gz"  # nnU-Net v1 reads nothing else
 
 
@@ -191,6 +192,16 @@ def _labels_v1(
                     fix="Give every label its own name.",
                 )
             )
+        if len(value) > _MAX_DIGITS:
+            problems.append(
+                Problem(
+                    where=f"{where}: labels",
+                    what="a label value that no image can hold",
+                    got=f"{value[:_MAX_DIGITS]}…, {len(value)} digits",
+                    fix="Correct the value.",
+                )
+            )
+            continue
         named[name] = int(value)
     return named
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,13 +19,35 @@ from typing import Any
 
 from nnrules.errors import NnrulesError, Problem
 
-__all__ = ["canonical_json", "content_hash", "read_json", "write_json", "write_text"]
+__all__ = ["canonical_json", "check_writable", "content_hash", "read_json", "write_json", "write_text"]
 
 _LINE_WIDTH = 110
 
 
+_MAX_DEPTH = 100
+# Where a number may be beyond the largest float; only then is it worth calling Python for each number.
+_HUGE = re.compile(r"[eE]\+?0*[1-9]\d\d|\d{300}")
+
+
+class _NotStrictError(ValueError):
+    """Something that JSON readers let pass and documents must not hold."""
+
+
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
+    raise _NotStrictError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _NotStrictError(f"the number {text[:20]} is too large")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > sys.int_info.default_max_str_digits:
+        raise _NotStrictError(f"a whole number of {len(text)} digits is too large")
+    return int(text)
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -31,7 +56,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"key {key!r} stands twice in one object")
+                raise _NotStrictError(f"key {key!r} stands twice in one object")
             seen.add(key)
     return mapping
 
@@ -65,8 +90,7 @@ def read_json(path: Path, error: type[NnrulesError], *, nan_as_null: bool = Fals
         fix = "Name a JSON file in UTF-8."
         raise error(Problem(where=str(path), what="the file cannot be read as text", got=got, fix=fix)) from None
     try:
-        constant = _null_constant if nan_as_null else _refuse_constant
-        return json.loads(text, parse_constant=constant, object_pairs_hook=_refuse_duplicates)
+        return _parse(text, nan_as_null=nan_as_null)
     except json.JSONDecodeError as exc:
         raise error(
             Problem(
@@ -75,8 +99,36 @@ def read_json(path: Path, error: type[NnrulesError], *, nan_as_null: bool = Fals
                 fix="Open the file at this place and correct it.",
             )
         ) from None
-    except (ValueError, RecursionError) as exc:
-        raise error(Problem(where=str(path), what=f"not valid JSON: {exc}")) from None
+    except _NotStrictError as exc:
+        fix = "Search the file for it and correct it."
+        raise error(Problem(where=str(path), what=f"not valid JSON: {exc}", fix=fix)) from None
+    except RecursionError:
+        expected = f"at most {_MAX_DEPTH} levels"
+        raise error(Problem(where=str(path), what="nested too deeply", expected=expected)) from None
+
+
+def _parse(text: str, *, nan_as_null: bool) -> Any:
+    huge = _HUGE.search(text) is not None
+    value = json.loads(
+        text,
+        parse_constant=_null_constant if nan_as_null else _refuse_constant,
+        parse_float=_finite if huge and not nan_as_null else None,
+        parse_int=_whole if huge else None,
+        object_pairs_hook=_refuse_duplicates,
+    )
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        parts = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        level = [part for inner in parts for part in inner if isinstance(part, (dict, list))]
+    if level:
+        raise RecursionError
+    if "\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as exc:
+            half = exc.object[exc.start]
+            raise _NotStrictError(f"\\u{ord(half):04x} is half a character") from None
+    return value
 
 
 def _scalar(value: Any) -> str:
@@ -147,23 +199,34 @@ def content_hash(value: Any) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def _not_writable(path: Path, reason: str) -> Problem:
+    fix = "Create the folder or choose another output path."
+    return Problem(where=str(path), what="cannot write here", got=reason, fix=fix)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an output that cannot become a file, before the work whose result it would hold.
+
+    Raises:
+        NnrulesError: the path is a folder, or its folder is missing.
+    """
+    if path.is_dir():
+        raise NnrulesError(_not_writable(path, "a folder"))
+    if not path.parent.is_dir():
+        raise NnrulesError(_not_writable(path, "no folder of that name" if not path.parent.exists() else "no folder"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write atomically: a temporary file beside the target, synced, then renamed over it.
 
     Raises:
         NnrulesError: when the folder is missing or not writable; nothing is left behind.
     """
+    check_writable(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as exc:
-        raise NnrulesError(
-            Problem(
-                where=str(path),
-                what="cannot write here",
-                got=exc.strerror or str(exc),
-                fix="Create the folder or choose another output path.",
-            )
-        ) from None
+        raise NnrulesError(_not_writable(path, exc.strerror or str(exc))) from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
@@ -175,9 +238,7 @@ def write_text(path: Path, text: str) -> None:
         Path(temporary).replace(path)
     except OSError as exc:
         Path(temporary).unlink(missing_ok=True)
-        raise NnrulesError(
-            Problem(where=str(path), what="cannot write here", got=exc.strerror or str(exc))
-        ) from None
+        raise NnrulesError(_not_writable(path, exc.strerror or str(exc))) from None
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

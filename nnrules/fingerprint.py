@@ -112,13 +112,13 @@ class Fingerprint:
         return len(self.dataset.channel_names)
 
     @classmethod
-    def load(cls, path: Path) -> Fingerprint:
+    def load(cls, path: Path | str) -> Fingerprint:
         """Read and check a fingerprint.json.
 
         Raises:
             FingerprintError: when it is missing, not JSON, or breaks the schema; with all problems.
         """
-        return cls.from_document(read_json(path, FingerprintError), where=str(path))
+        return cls.from_document(read_json(Path(path), FingerprintError), where=str(path))
 
     @classmethod
     def from_document(cls, document: Any, *, where: str = "fingerprint") -> Fingerprint:

@@ -92,6 +92,7 @@ def _contradictions(document: Mapping[str, Any], where: str) -> list[Problem]:
                 where=f"{where}: cases.class_voxels",
                 what="counts of labels that dataset.labels does not declare",
                 got=", ".join(unknown),
+                expected=", ".join(sorted(declared)),
             )
         )
     if "shape_before_crop" in cases:

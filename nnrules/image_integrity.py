@@ -15,7 +15,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from itertools import zip_longest
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -122,6 +122,16 @@ def _check_nifti(path: Path) -> None:
     header = read_nifti_header(path)
     if header is None:
         raise _other_content(path, "NIfTI")
+    if not all(isfinite(spacing) and spacing > 0 for spacing in header.spacing_xyz):
+        raise ImageError(
+            Problem(
+                where=str(path),
+                what="the spacing in the header is not a size",
+                got=" × ".join(f"{spacing:g}" for spacing in header.spacing_xyz),
+                expected="numbers above 0, in mm",
+                fix="Write the true spacing into the header: readers take 1 mm for 0 and NaN, without a word.",
+            )
+        )
     if not header.is_compressed:
         present = path.stat().st_size
     else:

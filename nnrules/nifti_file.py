@@ -34,6 +34,7 @@ class NiftiHeader:
         sform_offset: where the 12 numbers of the sform start.
         sform_format: :mod:`struct` format of the sform.
         sform: its three rows, RAS world coordinates.
+        spacing_xyz: spacing of up to three axes as stored, mm; without axes of a single voxel, where it often is 0.
     """
 
     is_compressed: bool
@@ -46,6 +47,7 @@ class NiftiHeader:
     sform_offset: int
     sform_format: str
     sform: tuple[float, ...]
+    spacing_xyz: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,7 @@ class _Layout:
     """Offsets and :mod:`struct` formats of the two versions of the header."""
 
     sizes: tuple[str, int]
+    spacing: tuple[str, int]  # after a number that is no spacing
     data_type: tuple[str, int]  # followed by the bits of a voxel
     data_offset: tuple[str, int]
     codes: tuple[str, int]  # of qform and sform
@@ -62,10 +65,12 @@ class _Layout:
 # From nifti1.h and nifti2.h of the NIfTI Data Format Working Group; keys are the sizes of the header.
 _LAYOUTS = {
     348: _Layout(
-        sizes=("8h", 40), data_type=("2h", 70), data_offset=("f", 108), codes=("2h", 252), sform=("12f", 280)
+        sizes=("8h", 40), spacing=("8f", 76), data_type=("2h", 70), data_offset=("f", 108), codes=("2h", 252),
+        sform=("12f", 280),
     ),
     540: _Layout(
-        sizes=("8q", 16), data_type=("2h", 12), data_offset=("q", 168), codes=("2i", 344), sform=("12d", 400)
+        sizes=("8q", 16), spacing=("8d", 104), data_type=("2h", 12), data_offset=("q", 168), codes=("2i", 344),
+        sform=("12d", 400),
     ),
 }
 
@@ -105,6 +110,8 @@ def read_nifti_header(path: Path) -> NiftiHeader | None:
             return None
         codes = struct.unpack_from(order + layout.codes[0], header, layout.codes[1])
         sform_format = order + layout.sform[0]
+        spacings = struct.unpack_from(order + layout.spacing[0], header, layout.spacing[1])
+        axes = range(1, min(sizes[0], 3) + 1)
         return NiftiHeader(
             is_compressed=_is_compressed(path),
             byte_order=order,
@@ -116,6 +123,7 @@ def read_nifti_header(path: Path) -> NiftiHeader | None:
             sform_offset=layout.sform[1],
             sform_format=sform_format,
             sform=struct.unpack_from(sform_format, header, layout.sform[1]),
+            spacing_xyz=tuple(spacings[axis] for axis in axes if sizes[axis] > 1),
         )
     return None
 

@@ -82,10 +82,14 @@ def _expected(error: Any) -> str | None:
         "required": lambda: "the field " + error.message.split(" is a required")[0],
         "additionalProperties": lambda: "only " + ", ".join(sorted(error.schema.get("properties", {}))),
         "uniqueItems": lambda: "no value twice",
+        "dependentRequired": lambda: "the field {0} with {1}".format(*error.message.split(" is a dependency of ")),
     }
+    if rule in ("anyOf", "oneOf") and description is None:
+        branches = [branch.get("description") or branch.get("type") for branch in wanted]
+        return " or ".join(str(branch).rstrip(".") for branch in branches if branch) or None
     text = texts[rule]() if rule in texts else None
     if text is None and description:
-        return str(description)
+        return str(description).rstrip(".")
     return f"{text} ({description})" if text and description and rule == "type" else text
 
 
@@ -101,6 +105,7 @@ def _what(error: Any) -> str:
         "maxItems": "too many items",
         "uniqueItems": "a value stands twice",
         "minProperties": "too few entries",
+        "dependentRequired": "a field is missing",
     }
     return whats.get(error.validator, "not allowed here")
 
@@ -109,7 +114,7 @@ def _got(error: Any) -> str:
     if error.validator == "additionalProperties":
         known = set(error.schema.get("properties", {}))
         return ", ".join(_shorten(key) for key in sorted(map(str, set(error.instance) - known)))
-    if error.validator == "required":
+    if error.validator in ("required", "dependentRequired"):
         return "the fields " + ", ".join(sorted(map(str, error.instance)))[:_SHOWN_VALUE]
     return _shorten(error.instance)
 

@@ -13,7 +13,7 @@ import typer
 
 from nnrules.cli.rules import rules_app
 from nnrules.cli.verbs import app
-from nnrules.errors import NnrulesError
+from nnrules.errors import NnrulesError, Problem, UsageError
 
 __all__ = ["app", "main", "run"]
 
@@ -46,7 +46,10 @@ def run(arguments: list[str] | None = None) -> int:
         return 130
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
-            typer.echo(f"nnrules: {error.format_message()}", err=True)
+            context = getattr(error, "ctx", None)
+            where = context.command_path if context is not None else "nnrules"
+            what = error.format_message().rstrip(".")
+            _report(UsageError(Problem(where=where, what=what, fix=f"`{where} --help` lists what it takes.")), arguments)
             return 2
         raise
     return int(result) if isinstance(result, int) else 0

@@ -95,9 +95,12 @@ def fingerprint(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a dataset: everything that rules may know about it."""
-    from nnrules.documents import canonical_json
+    from nnrules.documents import canonical_json, check_writable
 
-    cache = None if output is None else output.with_name(output.name + ".cache")
+    cache = None
+    if output is not None:
+        check_writable(output)
+        cache = output.with_name(output.name + ".cache")
     made = extract(dataset, workers=workers, quiet=as_json, intensity=intensity, features=features, cache=cache)
     if output is not None:
         made.save(output)

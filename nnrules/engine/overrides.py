@@ -53,7 +53,7 @@ def parse_assignment(text: str) -> tuple[str, Json]:
 
 def _value(written: str, text: str) -> Json:
     def refuse(name: str) -> Json:
-        raise UsageError(Problem(where=f"--set {text}", what="numbers must be finite", got=name))
+        raise UsageError(Problem(where=f"--set {text}", what="numbers must be finite", got=name, fix="Give another value."))
 
     try:
         value: Json = json.loads(written, parse_constant=refuse)
@@ -71,7 +71,7 @@ def _value(written: str, text: str) -> Json:
 
 def _check_finite(value: Json, text: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(Problem(where=f"--set {text}", what="numbers must be finite", got=str(value)))
+        raise UsageError(Problem(where=f"--set {text}", what="numbers must be finite", got=str(value), fix="Give another value."))
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_finite(item, text)
 
@@ -128,7 +128,8 @@ def resolve_overrides(program: Program, assignments: Mapping[str, Json]) -> Over
     """
     result, problems = Overrides(), []
     known = decided_paths(program)
-    for written, value in assignments.items():
+    # What is set by name wins over a wildcard, wherever it stands.
+    for written, value in sorted(assignments.items(), key=lambda entry: "*" not in entry[0]):
         for path in _expand(written, program):
             owner = _owner(path, known)
             if owner is None:

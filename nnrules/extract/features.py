@@ -119,7 +119,7 @@ def _header(path: Path, row: tuple[int, list[str]]) -> list[tuple[str, str | Non
             )
             continue
         if match[1] in [name for name, _ in names]:
-            problems.append(Problem(where=where, what="a column stands twice", got=match[1]))
+            problems.append(Problem(where=where, what="a column stands twice", got=match[1], fix="Rename one."))
         names.append((match[1], match[2].strip() or None if match[2] is not None else None))
     if len(cells) == 1 and not problems:
         problems.append(Problem(where=where, what="no column besides the case", fix="Add a column."))
@@ -189,9 +189,13 @@ def _column(path: Path, name: str, unit: str | None, cells: list[tuple[int, str]
             logger.warning("%s:%d: the column %s is taken as text because of %r", path, line, name, text)
         return {"type": "string", "unit": unit, "values": texts}
     values = [int(text) if _INTEGER.fullmatch(text) else float(text) for text in texts]
-    too_large = [line for (line, _), value in zip(cells, values, strict=True) if not math.isfinite(value)]
+    too_large = [place for place, value in zip(cells, values, strict=True) if not math.isfinite(value)]
     if too_large:
+        fix = "Correct the value, or remove the column."
         raise FingerprintError(
-            [Problem(where=f"{path}:{line}", what=f"{name} is not finite") for line in too_large]
+            [
+                Problem(where=f"{path}:{line}", what=f"{name} is not finite", got=text, fix=fix)
+                for line, text in too_large
+            ]
         )
     return {"type": "number", "unit": unit, "values": values}

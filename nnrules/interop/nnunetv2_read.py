@@ -33,8 +33,9 @@ def _intensity(document: dict[str, Any], num_channels: int, where: str) -> dict[
     if not isinstance(properties, dict):
         raise FingerprintError(
             Problem(
-                where=f"{where}: foreground_intensity_properties_per_channel", what="not an object by channel"
-            )
+                where=f"{where}: foreground_intensity_properties_per_channel", what="not an object by channel",
+                fix="Let nnU-Net write the file again.",
+            )  # fmt: skip
         )
     channels: list[dict[str, float] | None] = []
     for index in range(num_channels):
@@ -82,7 +83,10 @@ def fingerprint_from_nnunet(
     spacings, shapes = document["spacings"], document["shapes_after_crop"]
     if not isinstance(spacings, list) or not isinstance(shapes, list) or len(spacings) != len(shapes):
         raise FingerprintError(
-            Problem(where=where, what="'spacings' and 'shapes_after_crop' must be lists of one length")
+            Problem(
+                where=where, what="'spacings' and 'shapes_after_crop' must be lists of one length",
+                fix="Let nnU-Net write the file again.",
+            )  # fmt: skip
         )
     facts = dataset_facts(dataset_json, dataset_where, default_num_training=len(spacings))
     section = dataset_document(facts)

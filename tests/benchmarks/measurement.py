@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,9 +50,9 @@ class Measurement:
         if self.target_ratio is not None:
             factor = self.target_ratio
             target = f"≥ {factor:g} ×" if factor >= 1 else f"≤ {1 / factor:.3g} × the floor"
-        ratio = (
-            "" if self.ratio is None else f"{self.ratio:.2f} ×" if self.ratio < 10 else f"{self.ratio:.0f} ×"
-        )
+        ratio = "" if self.ratio is None else _times(self.ratio)
+        if self.ratio is not None and self.target_ratio is not None and self.target_ratio < 1:
+            ratio = f"{_times(1 / self.ratio)} the floor"
         met = {None: "", True: "yes", False: "no"}[self.met]
         return [self.name, _seconds(self.ours_s), _seconds(self.peer_s), ratio, target, met, self.note]
 
@@ -66,13 +66,23 @@ def skipped(name: str, why: str) -> Measurement:
 
 def median_seconds(action: Callable[[], object], repeats: int) -> float:
     """The median time of several runs, after one that counts for nothing."""
-    action()
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+    return medians_in_turns((action,), repeats)[0]
+
+
+def medians_in_turns(actions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The median time of each action; they run in turns, after a round that counts for nothing."""
+    found: list[list[float]] = [[] for _ in actions]
+    for turn in range(repeats + 1):
+        for action, seconds in zip(actions, found, strict=True):
+            start = time.perf_counter()
+            action()
+            if turn:
+                seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in found]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} ×" if ratio < 10 else f"{ratio:.0f} ×"
 
 
 def _seconds(value: float | None) -> str:

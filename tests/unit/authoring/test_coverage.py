@@ -49,7 +49,8 @@ def test_a_case_counts_when_it_is_taken_and_a_condition_when_it_is_false(write_p
         (line_of(write_pack, "otherwise: '\"fine\"'"), "the case is taken"),
     }
     report = coverage(
-        write_pack, one + ", {name: b, rule: spacing.coarse, given: {middle: [9, 1, 1]}, expect: {grade: fine}}]"
+        write_pack,
+        one + ", {name: b, rule: spacing.coarse, given: {middle: [9, 1, 1]}, expect: {grade: fine}}]",
     )
     assert missing(report, "rule spacing.coarse") == set()
 
@@ -57,8 +58,9 @@ def test_a_case_counts_when_it_is_taken_and_a_condition_when_it_is_false(write_p
 def test_a_condition_on_the_configuration_counts_over_all_configurations(write_pack: Write) -> None:
     """``config.name == "3d" and …`` is false in 2D whatever the values: that is its false outcome."""
     line = line_of(write_pack, 'when: config.name == "3d"')
-    taken = "{name: a, rule: flat.refused, configuration: 3d, given: {dataset.num_training: 1}, expect: {drop_configuration: true}}"
-    other = "{name: b, rule: flat.refused, configuration: 2d, given: {dataset.num_training: 1}, expect: {depth: 1}}"
+    one_case = "rule: flat.refused, given: {dataset.num_training: 1}"
+    taken = f"{{name: a, {one_case}, configuration: 3d, expect: {{drop_configuration: true}}}}"
+    other = f"{{name: b, {one_case}, configuration: 2d, expect: {{depth: 1}}}}"
     assert (line, "when is false") in missing(coverage(write_pack, f"tests: [{taken}]"), "rule flat.refused")
     assert (line, "when is false") not in missing(
         coverage(write_pack, f"tests: [{taken}, {other}]"), "rule flat.refused"
@@ -66,10 +68,13 @@ def test_a_condition_on_the_configuration_counts_over_all_configurations(write_p
 
 
 def test_a_refused_case_counts(write_pack: Write) -> None:
-    test = "{name: a, rule: flat.refused, configuration: 2d, given: {dataset.num_training: 100}, expect: {refuse: true}}"
+    many = "rule: flat.refused, configuration: 2d, given: {dataset.num_training: 100}"
+    test = f"{{name: a, {many}, expect: {{refuse: true}}}}"
     report = coverage(write_pack, f"tests: [{test}]")
     line = line_of(write_pack, "when: dataset.num_training > 99")
-    assert {entry for entry in missing(report, "rule flat.refused") if entry[0] == line} == {(line, "when is false")}
+    assert {entry for entry in missing(report, "rule flat.refused") if entry[0] == line} == {
+        (line, "when is false")
+    }
 
 
 def test_a_loop_must_stop_and_go_on(write_pack: Write) -> None:
@@ -83,8 +88,12 @@ def test_a_loop_must_stop_and_go_on(write_pack: Write) -> None:
 def test_loops_count_when_rules_or_facts_call_them(write_pack: Write) -> None:
     test = "tests: [{name: a, rule: size.halved, configuration: 2d, expect: {times: 2}}]"
     assert missing(coverage(write_pack, test), "function halve") == set()
-    rules = write_pack().read_text(encoding="utf-8").replace(
-        'middle: {value: "percentile(cases.spacing, 50)"', 'middle: {value: "halve(limit).rest * ones(3)"'
+    rules = (
+        write_pack()
+        .read_text(encoding="utf-8")
+        .replace(
+            'middle: {value: "percentile(cases.spacing, 50)"', 'middle: {value: "halve(limit).rest * ones(3)"'
+        )
     )
     test = "tests: [{name: a, rule: spacing.coarse, expect: {grade: fine}}]"
     assert missing(coverage(write_pack, test, rules=rules), "function halve") == set()
@@ -176,7 +185,9 @@ rules:
 
 
 def test_of_an_overlay_only_its_own_rules_count(write_pack: Write) -> None:
-    test = "{name: a, rule: training.epochs, given: {dataset.num_training: 9}, expect: {training.epochs: 1000}}"
+    test = (
+        "{name: a, rule: training.epochs, given: {dataset.num_training: 9}, expect: {training.epochs: 1000}}"
+    )
     report = coverage(write_pack, f"tests: [{test}]", rules=OVERLAY)
     assert report.counted == "own"
     assert report.num_targets == 3

@@ -1,7 +1,6 @@
 """Compact fixtures become fingerprints."""
 
 import pytest
-
 from nnrules.authoring.fixtures import fixture_fingerprint
 from nnrules.errors import FingerprintError
 
@@ -36,7 +35,11 @@ def test_the_longest_column_gives_the_number_of_cases() -> None:
 
 
 def test_labels_by_number_or_as_in_dataset_json() -> None:
-    assert dict(fixture_fingerprint({**ROW, "labels": 2}).dataset.labels) == {"background": 0, "label_1": 1, "label_2": 2}
+    assert dict(fixture_fingerprint({**ROW, "labels": 2}).dataset.labels) == {
+        "background": 0,
+        "label_1": 1,
+        "label_2": 2,
+    }
     regions = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     facts = fixture_fingerprint({**ROW, "labels": regions, "regions_class_order": [1, 2]}).dataset
     assert facts.has_regions

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from nnrules.authoring.findings import Finding
 from nnrules.authoring.lint import lint_pack
 from nnrules.engine.packs import load_pack
@@ -20,7 +19,8 @@ configurations:
   3d: {dim: 3, doc: Volumes.}
 """
 LISTING = """
-  - {id: plans, title: Plans, kind: blueprint, decides: configurations, constant: [2d, 3d], because: so, source: me}
+  - {id: plans, title: Plans, kind: blueprint, decides: configurations, constant: [2d, 3d], because: so,
+     source: me}
 """
 
 
@@ -30,7 +30,10 @@ def findings(write_pack: Write, text: str) -> list[Finding]:
 
 def checks(write_pack: Write, body: str, rules: str = "") -> list[tuple[str, str]]:
     """Severity and check of every finding; ``rules`` are added to a listing of configurations."""
-    return [(entry.severity, entry.check) for entry in findings(write_pack, f"{HEAD}{body}\nrules:{LISTING}{rules}")]
+    return [
+        (entry.severity, entry.check)
+        for entry in findings(write_pack, f"{HEAD}{body}\nrules:{LISTING}{rules}")
+    ]
 
 
 def cases(*entries: str, hit: str = "first", let: str = "{n: dataset.num_training}") -> str:
@@ -47,7 +50,9 @@ def test_a_pack_that_is_right(write_pack: Write) -> None:
 
 
 def test_mistakes_that_loading_finds_are_errors_with_their_place(write_pack: Write) -> None:
-    (found,) = findings(write_pack, HEAD + "rules:\n  - {id: a, title: A, kind: inferred, decides: a, because: b}\n")
+    (found,) = findings(
+        write_pack, HEAD + "rules:\n  - {id: a, title: A, kind: inferred, decides: a, because: b}\n"
+    )
     assert (found.severity, found.check) == ("error", "load")
     assert found.problem.where == "tiny.yaml:8:5"
     (found,) = findings(write_pack, HEAD + "rules:" + LISTING + cases("otherwise: m"))
@@ -58,9 +63,10 @@ def test_mistakes_that_loading_finds_are_errors_with_their_place(write_pack: Wri
 def test_every_preset_is_compiled(write_pack: Write) -> None:
     text = (
         HEAD
-        + "params: {kind: {value: 2d, doc: Kind., source: me}}\npresets: {text: {doc: T., params: {kind: 5}}}\nrules:"
+        + "params: {kind: {value: 2d, doc: Kind., source: me}}\n"
+        + "presets: {text: {doc: T., params: {kind: 5}}}\nrules:"
         + LISTING
-        + cases("when: kind == \"2d\", value: 1", "otherwise: 2", let="{}")
+        + cases('when: kind == "2d", value: 1', "otherwise: 2", let="{}")
     )
     (found,) = [entry for entry in findings(write_pack, text) if entry.severity == "error"]
     assert found.check == "load"
@@ -82,7 +88,9 @@ functions:
   inner: {doc: Inner., args: [x], return: x, source: me}
   idle: {doc: Idle., args: [x], return: inner(x), source: me}
 """
-    rule = cases("otherwise: called(needed)", let="{spare_let: used}").replace("because: so", "because: '{in_text}'")
+    rule = cases("otherwise: called(needed)", let="{spare_let: used}").replace(
+        "because: so", "because: '{in_text}'"
+    )
     found = findings(write_pack, f"{HEAD}{body}\nrules:{LISTING}{rule}")
     assert {(entry.check, entry.problem.what) for entry in found} == {
         ("unused-param", "no expression reads parameter 'spare'"),
@@ -156,7 +164,11 @@ def test_unknown_configurations(write_pack: Write, when: str, found: bool) -> No
         ("first", ("n > 2", "n > 2 or n < 9"), []),
         ("first", ("true", "n > 2"), [("warning", "unreachable-case")]),
         ("first", ("false", "n > 2"), [("warning", "unreachable-case")]),
-        ("first", ("n < 9 and n > 2", "dataset.has_regions and n > 2 and n < 9"), [("warning", "unreachable-case")]),
+        (
+            "first",
+            ("n < 9 and n > 2", "dataset.has_regions and n > 2 and n < 9"),
+            [("warning", "unreachable-case")],
+        ),
         ("unique", ("n > 2 and n < 9", "n > 2"), [("error", "overlapping-cases")]),
         ("unique", ("n > 2", "n > 2 and n < 9"), [("error", "overlapping-cases")]),
         ("unique", ("n > 2", "n < 2"), []),
@@ -194,7 +206,10 @@ functions:
     source: me
 """
     found = findings(write_pack, f"{HEAD}{body}\nrules:{LISTING}{cases('otherwise: f(1)', let='{}')}")
-    assert [(entry.severity, entry.check) for entry in found] == [("error", "endless-loop"), ("warning", "same-reason")]
+    assert [(entry.severity, entry.check) for entry in found] == [
+        ("error", "endless-loop"),
+        ("warning", "same-reason"),
+    ]
     assert found[0].problem.where == "tiny.yaml:17:11"
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from nnrules.authoring import lock
 from nnrules.authoring.lock import check_locks, lock_packs
 from nnrules.engine import packs
@@ -19,7 +18,9 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / "tests").mkdir(parents=True)
         (folder / "release.yaml").write_text("title: Small\ngpu_memory_gb: 8\n", encoding="utf-8")
         (folder / "rules.yaml").write_text("rules: []\n", encoding="utf-8")
-    (tmp_path / "small" / "pack.yaml").write_text("name: small\nlanguage: 1\nlatest: 1.1.0\n", encoding="utf-8")
+    (tmp_path / "small" / "pack.yaml").write_text(
+        "name: small\nlanguage: 1\nlatest: 1.1.0\n", encoding="utf-8"
+    )
     monkeypatch.setattr(packs, "rules_directory", lambda: tmp_path)
     monkeypatch.setattr(lock, "rules_directory", lambda: tmp_path)
     return tmp_path
@@ -60,7 +61,7 @@ def test_a_changed_version_is_found_and_not_overwritten(rules: Path, change: str
     (report,) = check_locks()
     assert report.changed == ("1.0.0",)
     before = (rules / "small" / "pack.lock").read_bytes()
-    with pytest.raises(PackError, match="small@1.0.0 is released and its files have changed"):
+    with pytest.raises(PackError, match="small@1\\.0\\.0 is released and its files have changed"):
         lock_packs()
     assert (rules / "small" / "pack.lock").read_bytes() == before
     lock_packs(accept_changes=True)
@@ -104,4 +105,6 @@ def test_shipped_versions_are_as_released() -> None:
     """Released versions never change: repair a mistake in a new version."""
     reports = check_locks()
     assert [str(problem) for report in reports for problem in report.problems()] == []
-    assert {report.pack for report in reports} == {path.parent.name for path in rules_directory().glob("*/pack.yaml")}
+    assert {report.pack for report in reports} == {
+        path.parent.name for path in rules_directory().glob("*/pack.yaml")
+    }

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from nnrules.engine.model import PackId
 from nnrules.engine.packs import available_packs, pack_directory, version_files
 from nnrules.engine.read import CONTENT_KEYS, read_contents
@@ -28,8 +27,8 @@ RULES: dict[str, Any] = {
         "word": {"value": "ct", "doc": "A text."},
     },
     "facts": {
-        "middle": {"value": "median(cases.shape)", "scope": "configuration", "unit": "voxels", "doc": "Middle.",
-                   "replaces": "abc"},
+        "middle": {"value": "median(cases.shape)", "scope": "configuration", "unit": "voxels",
+                   "doc": "Middle.", "replaces": "abc"},
     },
     "functions": {
         "grow": {
@@ -47,10 +46,11 @@ RULES: dict[str, Any] = {
         },
     },
     "rules": [
-        {"id": "a.short", "title": "Short", "kind": "blueprint", "decides": "a", "constant": None, "because": "so",
-         "warn": "beware", "source": "me", "replaces": "abc", "scope": "dataset", "hit": "unique"},
-        {"id": "b.group", "title": "Group", "kind": "inferred", "scope": "configuration", "configurations": ["2d"],
-         "decides": ["b", "c.d"], "let": {"v": "edge * 2"}, "hit": "first",
+        {"id": "a.short", "title": "Short", "kind": "blueprint", "decides": "a", "constant": None,
+         "because": "so", "warn": "beware", "source": "me", "replaces": "abc", "scope": "dataset",
+         "hit": "unique"},
+        {"id": "b.group", "title": "Group", "kind": "inferred", "scope": "configuration",
+         "configurations": ["2d"], "decides": ["b", "c.d"], "let": {"v": "edge * 2"}, "hit": "first",
          "cases": [
              {"when": "v > 3", "value": {"b": "v", "c.d": ["v"]}, "because": "large", "warn": "large"},
              {"when": True, "constant": {"b": 1, "c.d": 2}, "because": "small"},
@@ -73,7 +73,9 @@ RELEASE: dict[str, Any] = {
     "removes": ["a.short"],
     "gpu_memory_gb": 8,
     "default_preset": "L",
-    "presets": {"L": {"doc": "Large.", "params": {"edge": 5, "flag": False, "word": "x"}, "gpu_memory_gb": 24}},
+    "presets": {
+        "L": {"doc": "Large.", "params": {"edge": 5, "flag": False, "word": "x"}, "gpu_memory_gb": 24}
+    },
     "configurations": {
         "3d_fullres": {"dim": 3, "doc": "Full."},
         "3d_cascade_fullres": {"dim": 3, "inherits_from": "3d_fullres", "doc": "Second stage."},
@@ -81,7 +83,7 @@ RELEASE: dict[str, Any] = {
     "extra": {"age": {"type": "number", "unit": "years", "doc": "Age.", "extractor": "ages"}},
 }
 
-# What no JSON Schema can say: names that must exist elsewhere in the document, and text that must be an expression.
+# What no JSON Schema can say: names that must exist elsewhere, and text that must be an expression.
 BEYOND_SCHEMA = (
     "no such preset",
     "no configuration '",
@@ -93,7 +95,22 @@ BEYOND_SCHEMA = (
     "a configuration may inherit from one that inherits from none",
 )
 
-STRANGERS: tuple[Any, ...] = (None, True, 5, -1, "x", "", "x y", [], ["x"], [5], [None], {}, {"x": 1}, {"x": None})
+STRANGERS: tuple[Any, ...] = (
+    None,
+    True,
+    5,
+    -1,
+    "x",
+    "",
+    "x y",
+    [],
+    ["x"],
+    [5],
+    [None],
+    {},
+    {"x": 1},
+    {"x": None},
+)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -110,7 +127,7 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def mutations(document: Any) -> Iterator[tuple[str, Any]]:
-    """Each node replaced by something else, left out, renamed, or with a neighbour that does not belong there."""
+    """Each node replaced by something else, left out, or with a neighbour that does not belong there."""
     for path in places(document):
         if not path:
             continue
@@ -123,7 +140,14 @@ def mutations(document: Any) -> Iterator[tuple[str, Any]]:
         yield f"{path} left out", changed
         holder = at(document, path)
         if isinstance(holder, dict):
-            for key, value in (("valu", 1), ("value", 1), ("title", "x"), ("config_x", 1), ("max", 1), ("Upper", 1)):
+            for key, value in (
+                ("valu", 1),
+                ("value", 1),
+                ("title", "x"),
+                ("config_x", 1),
+                ("max", 1),
+                ("Upper", 1),
+            ):
                 if key not in holder:
                     changed = copy.deepcopy(document)
                     at(changed, path)[key] = value
@@ -157,10 +181,17 @@ def problems_of_schema(document: Any, kind: str) -> list[str]:
 
 # One entry at a time: validation of the whole document for each of its mutations would take minutes.
 DOCUMENTS = [
-    *(("rules", {key: {name: entry}}) for key in ("params", "facts", "functions") for name, entry in RULES[key].items()),
+    *(
+        ("rules", {key: {name: entry}})
+        for key in ("params", "facts", "functions")
+        for name, entry in RULES[key].items()
+    ),
     *(("rules", {"rules": [rule]}) for rule in RULES["rules"]),
     ("release", RELEASE),
-    ("rules", {"title": "An overlay", "extends": "nnunet@2.8.0", "params": {"flag": RULES["params"]["flag"]}}),
+    (
+        "rules",
+        {"title": "An overlay", "extends": "nnunet@2.8.0", "params": {"flag": RULES["params"]["flag"]}},
+    ),
 ]
 
 
@@ -211,7 +242,9 @@ def test_shipped_files_name_their_schema() -> None:
 
 
 def test_schema_knows_every_word_of_the_language() -> None:
-    (reserved,) = [part["enum"] for part in load_schema("rules")["definitions"]["name"]["not"]["anyOf"] if "enum" in part]
+    (reserved,) = [
+        part["enum"] for part in load_schema("rules")["definitions"]["name"]["not"]["anyOf"] if "enum" in part
+    ]
     assert reserved == sorted(_RESERVED) + sorted(BUILTINS), "copy the words into schemas/rules.schema.json"
 
 
@@ -231,7 +264,9 @@ def test_every_field_is_described(name: str) -> None:
 
     def walk(node: Any, path: str) -> Iterator[str]:
         if isinstance(node, dict):
-            for key, field in node.get("properties", {}).items() if isinstance(node.get("properties"), dict) else ():
+            for key, field in (
+                node.get("properties", {}).items() if isinstance(node.get("properties"), dict) else ()
+            ):
                 refers = schema.get("definitions", {}).get(field.get("$ref", "").rpartition("/")[2], {})
                 is_condition = path.rpartition("/")[2] in ("if", "then", "items", "otherwise")
                 if not is_condition and "description" not in field and "description" not in refers:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from nnrules.authoring.listing import list_packs
 from nnrules.authoring.show import Entry, show_pack
 from nnrules.engine.packs import DEFAULT_PACK, available_packs, load_pack
@@ -35,7 +34,9 @@ def by_name(entries: tuple[Entry, ...]) -> dict[str, Entry]:
 
 
 def test_every_shipped_version_is_listed() -> None:
-    packs = {pack.name: [version.spec.partition("@")[2] for version in pack.versions] for pack in list_packs()}
+    packs = {
+        pack.name: [version.spec.partition("@")[2] for version in pack.versions] for pack in list_packs()
+    }
     assert packs == available_packs()
 
 
@@ -50,7 +51,12 @@ def test_a_listed_version_says_what_it_is() -> None:
     versions = {version.spec: version for pack in list_packs() for version in pack.versions}
     resenc = versions["nnunet-resenc@2.8.0"]
     assert resenc.extends == "nnunet@2.8.0"
-    assert {preset.name: preset.gpu_memory_gb for preset in resenc.presets} == {"default": 8, "M": 8, "L": 24, "XL": 40}
+    assert {preset.name: preset.gpu_memory_gb for preset in resenc.presets} == {
+        "default": 8,
+        "M": 8,
+        "L": 24,
+        "XL": 40,
+    }
     assert [preset.name for preset in resenc.presets if preset.is_default] == ["M"]
     assert versions["nnunet@1.0.0"].reproduces is not None
     assert versions["preprint@2.0.0"].reproduces is None

@@ -16,7 +16,7 @@ Write = Callable[..., Path]
 Run = Callable[..., Evaluation]
 
 UPPER = "title: Mine\nextends: {base}\n"
-EPOCHS = "  - {id: training.num_epochs, title: t, kind: blueprint, decides: training.num_epochs, because: b, "
+EPOCHS = "  - {id: training.epochs, title: t, kind: blueprint, decides: training.epochs, because: b, "
 
 
 def rounded_up(value: int) -> str:
@@ -86,12 +86,12 @@ def test_an_overlay_replaces_one_rule_and_keeps_the_rest(write_pack: Write, fing
     pack = load_pack(write_pack(rounded_up(50), head=""))
     assert set(pack.rules) == set(base.rules)
     changed = {name for name in base.rules if pack.rules[name] != base.rules[name]}
-    assert changed == {"training.num_epochs"}
-    assert pack.rules["training.num_epochs"].inherited is base.rules["training.num_epochs"]
+    assert changed == {"training.epochs"}
+    assert pack.rules["training.epochs"].inherited is base.rules["training.epochs"]
     assert (str(pack.extends), pack.extends_hash) == ("nnunet@2.8.0", base.hash)
     old, new = make_plan(fingerprint, base), make_plan(fingerprint, pack)
     differing = {path for path, value in new.leaves() if old.get(path) != value}
-    assert differing == {"training.num_epochs"}
+    assert differing == {"training.epochs"}
 
 
 def test_inherited_is_what_the_replaced_rule_gives(write_pack: Write, fingerprint: Fingerprint) -> None:
@@ -212,14 +212,14 @@ def test_removed_rules_make_place(write_pack: Write, fingerprint: Fingerprint) -
     text = """
     title: M
     extends: nnunet@2.8.0
-    removes: [training.num_epochs]
+    removes: [training.epochs]
     rules:
-      - {id: my.epochs, title: t, kind: blueprint, decides: training.num_epochs, constant: 5, because: b}
+      - {id: my.epochs, title: t, kind: blueprint, decides: training.epochs, constant: 5, because: b}
     """
     plan = make_plan(fingerprint, load_pack(write_pack(text, head="")))
-    assert plan.get("training.num_epochs") == 5
-    twice = text.replace("removes: [training.num_epochs]\n", "")
-    with pytest.raises(RuleError, match=r"'training.num_epochs' is decided twice") as caught:
+    assert plan.get("training.epochs") == 5
+    twice = text.replace("    removes: [training.epochs]\n", "")
+    with pytest.raises(RuleError, match=r"'training.epochs' is decided twice") as caught:
         compile_pack(load_pack(write_pack(twice, head="")))
     assert "nnunet/2.8.0/training.yaml" in str(caught.value)
 
@@ -229,10 +229,10 @@ def test_what_moved_upstream_is_reported(write_pack: Write) -> None:
     good = text.replace("because: b, ", "because: b, replaces: '000000000000', ")
     pack = load_pack(write_pack(good, head=""))
     (warning,) = pack.warnings
-    assert "rule 'training.num_epochs' replaces 000000000000, but upstream it is now " in warning
+    assert "rule 'training.epochs' replaces 000000000000, but upstream it is now " in warning
     current = warning.rpartition("it is now ")[2].partition(":")[0]
     assert not load_pack(write_pack(good.replace("000000000000", current), head="")).warnings
-    wrong = text.replace("training.num_epochs, title", "training.nothing, title").replace("because: b, ", "because: b, replaces: abc, ")
+    wrong = text.replace("training.epochs, title", "training.nothing, title").replace("because: b, ", "because: b, replaces: abc, ")
     with pytest.raises(RuleError, match="rule training.nothing replaces something that the extended pack does not have"):
         load_pack(write_pack(wrong, head=""))
 
@@ -249,7 +249,7 @@ def test_the_hash_covers_the_overlay_and_what_it_extends(write_pack: Write) -> N
 def test_a_changed_file_is_read_again(write_pack: Write, fingerprint: Fingerprint) -> None:
     for value in (50, 60):
         path = write_pack(rounded_up(value), head="", name="changing.yaml")
-        assert make_plan(fingerprint, path).get("training.num_epochs") == value
+        assert make_plan(fingerprint, path).get("training.epochs") == value
 
 
 def test_rules_may_be_limited_to_configurations(write_pack: Write, run_pack: Run) -> None:
