@@ -210,10 +210,15 @@ def check_writable(path: Path) -> None:
     Raises:
         NnrulesError: the path is a folder, or its folder is missing.
     """
-    if path.is_dir():
+    try:
+        is_folder, has_parent, parent_is_folder = path.is_dir(), path.parent.exists(), path.parent.is_dir()
+    except OSError as exc:  # a name that is too long, a folder that may not be entered
+        raise NnrulesError(_not_writable(path, exc.strerror or str(exc))) from None
+    if is_folder:
         raise NnrulesError(_not_writable(path, "a folder"))
-    if not path.parent.is_dir():
-        raise NnrulesError(_not_writable(path, "no folder of that name" if not path.parent.exists() else "no folder"))
+    if not parent_is_folder:
+        reason = f"{path.parent} is no folder" if has_parent else f"there is no folder {path.parent}"
+        raise NnrulesError(_not_writable(path, reason))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nnrules.errors import ImageError, Problem
-from nnrules.nifti_file import count_nonfinite, read_nifti_header, unpacked_size
+from nnrules.nifti_file import NiftiHeader, count_nonfinite, read_nifti_header, unpacked_size
 
 __all__ = ["check_complete", "count_hidden_values"]
 
@@ -122,6 +122,7 @@ def _check_nifti(path: Path) -> None:
     header = read_nifti_header(path)
     if header is None:
         raise _other_content(path, "NIfTI")
+    _check_nifti_size(path, header)
     if not all(isfinite(spacing) and spacing > 0 for spacing in header.spacing_xyz):
         raise ImageError(
             Problem(
@@ -132,6 +133,9 @@ def _check_nifti(path: Path) -> None:
                 fix="Write the true spacing into the header: readers take 1 mm for 0 and NaN, without a word.",
             )
         )
+
+
+def _check_nifti_size(path: Path, header: NiftiHeader) -> None:
     if not header.is_compressed:
         present = path.stat().st_size
     else:
@@ -175,7 +179,7 @@ def _check_metaimage(path: Path) -> None:
     if data == "LOCAL":
         raw, expected = path, expected + position
     else:
-        raw = path.with_name(data)
+        raw = path.parent / data
     if not raw.is_file():
         fix = "Copy the file with the voxels beside its header."
         raise ImageError(

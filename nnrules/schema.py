@@ -12,6 +12,7 @@ from typing import Any
 
 from nnrules.errors import NnrulesError, Problem
 from nnrules.resources import schemas_directory
+from nnrules.schema_accept import Acceptor, acceptor
 
 __all__ = ["json_path", "load_schema", "validate"]
 
@@ -41,6 +42,11 @@ def _validator(name: str) -> Any:
 
     schema = load_schema(name)
     return validator_for(schema)(schema)
+
+
+@cache
+def _acceptor(name: str) -> Acceptor | None:
+    return acceptor(load_schema(name))
 
 
 def _shorten(value: Any) -> str:
@@ -131,6 +137,9 @@ def validate(value: Any, schema: str, *, where: str, error: type[NnrulesError]) 
     Raises:
         NnrulesError: of class ``error``, with one problem for each place that breaks the schema.
     """
+    accepts = _acceptor(schema)
+    if accepts is not None and accepts(value):
+        return
     found = [leaf for top in _validator(schema).iter_errors(value) for leaf in _leaves(top)]
     if not found:
         return
