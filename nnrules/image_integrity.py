@@ -39,6 +39,8 @@ _METAIMAGE_BYTES = {
     "MET_FLOAT": 4,
     "MET_DOUBLE": 8,
 }
+# From nifti1.h: integers, floats, complex numbers, colours.
+_NIFTI_TYPES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024, 1280, 1536, 1792, 2048, 2304)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _METAIMAGE_HEADER_BYTES = 1 << 16
 _TIFF_TYPE_FORMATS = {3: "H", 4: "I", 16: "Q"}
@@ -122,6 +124,9 @@ def _check_nifti(path: Path) -> None:
     header = read_nifti_header(path)
     if header is None:
         raise _other_content(path, "NIfTI")
+    if header.data_type not in _NIFTI_TYPES:  # its C library would write to stderr, too
+        what, fix = "the header names an unknown type of voxels", "Copy or export the file again."
+        raise ImageError(Problem(where=str(path), what=what, got=f"datatype {header.data_type}", fix=fix))
     _check_nifti_size(path, header)
     if not all(isfinite(spacing) and spacing > 0 for spacing in header.spacing_xyz):
         raise ImageError(

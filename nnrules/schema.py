@@ -121,7 +121,8 @@ def _got(error: Any) -> str:
         known = set(error.schema.get("properties", {}))
         return ", ".join(_shorten(key) for key in sorted(map(str, set(error.instance) - known)))
     if error.validator in ("required", "dependentRequired"):
-        return "the fields " + ", ".join(sorted(map(str, error.instance)))[:_SHOWN_VALUE]
+        names = ", ".join(sorted(map(str, error.instance)))
+        return f"the fields {names}"[:_SHOWN_VALUE] if names else "no fields"
     return _shorten(error.instance)
 
 

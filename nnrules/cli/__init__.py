@@ -48,7 +48,7 @@ def run(arguments: list[str] | None = None) -> int:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             context = getattr(error, "ctx", None)
             where = context.command_path if context is not None else "nnrules"
-            what = error.format_message().rstrip(".")
+            what = error.format_message().rstrip(".?")
             _report(UsageError(Problem(where=where, what=what, fix=f"`{where} --help` lists what it takes.")), arguments)
             return 2
         raise

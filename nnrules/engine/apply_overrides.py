@@ -10,10 +10,10 @@ from nnrules.engine.overrides import Overrides
 from nnrules.engine.program import Node, placeholders
 from nnrules.engine.source import Json
 from nnrules.engine.types import RecordType, Type
-from nnrules.engine.values import fill_text, matches, render, repack
-from nnrules.errors import PlanError, Problem
+from nnrules.engine.values import fill_text, matches, render, repack, unpack
+from nnrules.errors import NnrulesError, PlanError, Problem
 
-__all__ = ["missed_overrides", "overridden_values", "set_parts"]
+__all__ = ["confirmed_values", "missed_overrides", "overridden_values", "set_parts"]
 
 
 def set_parts(overrides: Overrides, path: str, value: Json, kind: Type) -> Json:
@@ -39,10 +39,36 @@ def set_parts(overrides: Overrides, path: str, value: Json, kind: Type) -> Json:
     return value
 
 
+def confirmed_values(
+    machine: Machine, overrides: Overrides, node: Node, paths: tuple[str, ...]
+) -> tuple[tuple[Any, ...], tuple[Type, ...], str] | None:
+    """What a group's rule gives by itself, when members of it were set to just that; else None.
+
+    The other members are then the rule's own, too: setting a field to its planned value changes nothing.
+    """
+    if all(path in overrides.whole for path in paths):
+        return None
+    found: list[Any] = [(0, node.constant, ())]
+    if node.constant is None:
+        code = machine.program.namespace[node.code_name]
+        try:
+            _, found = machine.guard(node, lambda: code(machine.env, machine.memo, []))
+        except NnrulesError:  # what was set stands for a decision that cannot be made
+            return None
+    if len(found) != 1 or found[0][1] is None:
+        return None
+    index, members, _ = found[0]
+    kinds = node.case_types[index]
+    for path, value, kind in zip(paths, members, kinds, strict=True):
+        if path in overrides.whole and unpack(value, kind) != overrides.whole[path]:
+            return None
+    return members, kinds, "set by the user, to what the rule gives"
+
+
 def overridden_values(
     machine: Machine, overrides: Overrides, node: Node, paths: tuple[str, ...], chosen: list[str]
-) -> tuple[tuple[Any, ...], str]:
-    """The packed values of a decision of which fields were set, and the reason to record.
+) -> tuple[tuple[Any, ...], tuple[Type, ...], str]:
+    """The packed values of a decision of which fields were set, their types, and the reason to record.
 
     Args:
         machine: where a group's ``given`` branch runs.
@@ -68,7 +94,7 @@ def overridden_values(
             )
         packed[path] = repack(value, kind)
     if len(chosen) == len(paths):
-        return tuple(packed[path] for path in paths), "set by the user"
+        return tuple(packed[path] for path in paths), node.types, "set by the user"
     members = [rule.decides[paths.index(path)] for path in chosen]
     if len(members) > 1 or members[0] not in node.branches:
         raise _group_error(rule, paths, chosen)
@@ -89,7 +115,7 @@ def overridden_values(
                 )
             )
         raise PlanError(problems)
-    return values, given.because
+    return values, node.types, given.because
 
 
 def _group_error(rule: Rule, paths: tuple[str, ...], chosen: list[str]) -> PlanError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnrules.engine.apply_overrides import missed_overrides, overridden_values, set_parts
+from nnrules.engine.apply_overrides import confirmed_values, missed_overrides, overridden_values, set_parts
 from nnrules.engine.inputs import BUDGET_INPUTS, CHANNEL_INPUTS, FINGERPRINT_INPUTS
 from nnrules.engine.machine import Decision, Evaluation, Machine
 from nnrules.engine.model import Case, Pack, Rule
@@ -137,8 +137,10 @@ class Runner(Machine):
         overridden = [path for path in paths if path in self.overrides.whole]
         if overridden and not node.keys[0].startswith("inherited:"):
             self.overrides.used.update(overridden)
-            values, because = overridden_values(self, self.overrides, node, paths, overridden)
-            self.store(node, paths, values, node.types, None, (), (), because, overridden[0])
+            values, kinds, because = confirmed_values(
+                self, self.overrides, node, paths
+            ) or overridden_values(self, self.overrides, node, paths, overridden)
+            self.store(node, paths, values, kinds, None, (), (), because, overridden[0])
             return
         if node.constant is not None:
             self.store(node, paths, node.constant, node.types, 0, (), (), node.rule.cases[0].because)

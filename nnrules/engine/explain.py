@@ -331,6 +331,10 @@ def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: _Origin,
         return
     explanation.title = rule.title
     if entry["case"] is not None and entry["case"] >= 0:
+        if entry["case"] >= len(rule.cases):
+            where, expected = f"provenance.decisions: rule '{rule.id}'", f"at most {len(rule.cases) - 1}"
+            fix = "The plan was changed by hand: plan again."
+            raise PlanError(Problem(where=where, what="no such case", got=str(entry["case"]), expected=expected, fix=fix))
         case = rule.cases[entry["case"]]
         below = explanation.path[len(found.path) :].lstrip(".")
         member = found.path.partition(".")[2].partition(".")[2] if found.path.startswith("configurations.") else found.path

@@ -42,6 +42,9 @@ _ALLOWED: tuple[type[ast.AST], ...] = (
     ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq, ast.In, ast.NotIn, ast.Load,
 )  # fmt: skip
 
+# Parts of what is refused as a whole, so not worth a message of their own.
+_PARTS = (ast.comprehension, ast.arguments, ast.arg, ast.Store)
+
 _HINTS: dict[type[ast.AST], str] = {
     ast.BitAnd: "Write 'and': it works elementwise on axis vectors.",
     ast.BitOr: "Write 'or': it works elementwise on axis vectors.",
@@ -146,6 +149,8 @@ def _describe(node: ast.AST) -> str:
 def _check(expression: Expression, root: ast.AST) -> list[Problem]:
     problems = []
     for node in ast.walk(root):
+        if isinstance(node, _PARTS):
+            continue
         place = expression.at(node)
         if not isinstance(node, _ALLOWED):
             problems.append(

@@ -23,6 +23,7 @@ from nnrules.plan import Plan, value_at
 __all__ = ["Replay"]
 
 _BUDGET = "budget.gpu_memory_gb"
+_LISTING = "plan/configurations"
 
 
 class Replay:
@@ -37,6 +38,8 @@ class Replay:
         self.program = program
         self.plan = plan
         self.values = self._recorded()
+        self._droppers = _droppers(program)
+        self._moving: dict[str, bool] = {}
 
     def _recorded(self) -> dict[str, Any]:
         provenance = self.plan.provenance
@@ -58,8 +61,9 @@ class Replay:
         facts = self.plan.provenance["facts"]
         if scope == "fact":
             return (path in facts, facts[path]["value"] if path in facts else None)
-        if key == "plan/configurations":
-            return True, list(self.plan.configurations)
+        if key == _LISTING:
+            listed = {**self.plan.configurations, **self.plan.provenance["dropped"]}
+            return True, [name for name in self.program.pack.configurations if name in listed]
         if scope == "config":
             path = "configurations." + path.replace("/", ".", 1)
         elif scope != "plan":
@@ -94,7 +98,7 @@ class Replay:
         Raises:
             NnrulesError: a value that the node needs was not recorded, or it fails.
         """
-        runner = self._runner(self.values)
+        runner = self._runner(self.values, self.plan.configurations)
         # A fact is what is asked for, so its recorded value must not stand in for it.
         for key in node.keys:
             runner.env.pop(key, None)
@@ -111,49 +115,67 @@ class Replay:
             NnrulesError: a value that is needed was not recorded.
         """
         needed = self._needed(node)
-        dependent = [entry for entry in needed if self.depends_on_budget(entry)]
-        moving = {key for entry in dependent for key in entry.keys}
+        moving = {key for entry in needed if self._moves(entry) for key in entry.keys}
         values = {key: value for key, value in self.values.items() if key not in moving}
         values[_BUDGET] = gpu_memory_gb
-        runner = self._runner(values)
+        runner = self._runner(values, {**self.plan.configurations, **self.plan.provenance["dropped"]})
+        planned = runner.result.configurations
         for entry in self.program.order:
-            present = entry.configuration is None or entry.configuration in runner.result.configurations
-            if entry.rule is None or entry not in needed or not present:
+            if entry.rule is None or entry.keys[0] not in needed:
+                continue
+            if entry.configuration is not None and entry.configuration not in planned:
                 continue
             if all(dict.__contains__(runner.env, key) for key in entry.keys):
                 continue
             runner.decide(entry, None)
-        if node.configuration is not None and node.configuration not in runner.result.configurations:
+            if entry.keys == (_LISTING,):
+                planned[:] = runner.listed(entry, runner.env[_LISTING])
+        if node.configuration is not None and node.configuration not in planned:
             return None
         return tuple(runner.env[key] for key in node.keys)
 
     def depends_on_budget(self, node: Node) -> bool:
-        """Whether a decision or fact reads the memory target, directly or through others."""
-        return any(_BUDGET in entry.reads.values() for entry in self._needed(node))
+        """Whether the memory target decides what a node gives, or whether its configuration is planned."""
+        return any(self._moves(entry) for entry in self._needed(node).values())
 
-    def _needed(self, node: Node) -> list[Node]:
-        found: list[Node] = []
+    def _moves(self, node: Node) -> bool:
+        """Whether a node reads the memory target, directly or through others."""
+        known = self._moving.get(node.keys[0])
+        if known is None:
+            known = _BUDGET in node.reads.values() or any(self._moves(entry) for entry in node.needs)
+            self._moving[node.keys[0]] = known
+        return known
+
+    def _needed(self, node: Node) -> dict[str, Node]:
+        """What a node follows from, and what may drop the configurations of all these, by first key."""
+        found: dict[str, Node] = {}
         stack = [node]
         while stack:
             entry = stack.pop()
-            if entry not in found:
-                found.append(entry)
+            if entry.keys[0] not in found:
+                found[entry.keys[0]] = entry
                 stack += entry.needs
-                if entry.configuration is not None:
-                    stack += self._presence(entry.configuration)
+                stack += self._droppers.get(entry.configuration or "", ())
         return found
 
-    def _presence(self, configuration: str) -> Iterable[Node]:
-        for entry in self.program.order:
-            if entry.configuration == configuration and entry.rule is not None:
-                if any(c.outcome.drop_configuration or c.outcome.refuse for c in entry.rule.cases):
-                    yield entry
-
-    def _runner(self, values: Mapping[str, Any]) -> Runner:
+    def _runner(self, values: Mapping[str, Any], configurations: Iterable[str]) -> Runner:
         overrides = resolve_overrides(self.program, self.plan.provenance["overrides"])
         runner = Runner(self.program, values, None, overrides)
-        runner.result.configurations[:] = list(self.program.pack.configurations)
+        runner.result.configurations[:] = [name for name in self.program.pack.configurations if name in configurations]
         return runner
+
+
+def _droppers(program: Program) -> dict[str, list[Node]]:
+    """By configuration, the decisions that may drop it or what it inherits from."""
+    found: dict[str, list[Node]] = {}
+    for node in program.order:
+        cases = () if node.rule is None or node.keys[0].startswith("inherited:") else node.rule.cases
+        if node.configuration and any(c.outcome.drop_configuration or c.outcome.refuse for c in cases):
+            found.setdefault(node.configuration, []).append(node)
+    for name, entry in program.pack.configurations.items():
+        if entry.inherits_from in found:
+            found.setdefault(name, []).extend(found[entry.inherits_from])
+    return found
 
 
 def _replaced(node: Node) -> list[Node]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nnrules
 import pytest
 import yaml
 from nnrules.authoring.rule_tests import run_rule_tests
@@ -176,3 +177,10 @@ def test_make_targets_exist(page: Path):
     known = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
     named = set(re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= known
+
+
+def test_the_public_names_are_sorted_and_documented():
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    rows = [line.split("`")[1].partition("(")[0] for line in page.splitlines() if line.startswith("| `")]
+    assert list(nnrules.__all__) == sorted(nnrules.__all__)
+    assert sorted(rows) == sorted(nnrules.__all__)
