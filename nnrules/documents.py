@@ -82,13 +82,13 @@ def read_json(path: Path, error: type[NnrulesError], *, nan_as_null: bool = Fals
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise error(
-            Problem(where=str(path), what="no such file", fix="Check the path.")
-        ) from None
+        raise error(Problem(where=str(path), what="no such file", fix="Check the path.")) from None
     except (OSError, UnicodeDecodeError) as exc:
         got = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
         fix = "Name a JSON file in UTF-8."
-        raise error(Problem(where=str(path), what="the file cannot be read as text", got=got, fix=fix)) from None
+        raise error(
+            Problem(where=str(path), what="the file cannot be read as text", got=got, fix=fix)
+        ) from None
     try:
         return _parse(text, nan_as_null=nan_as_null)
     except json.JSONDecodeError as exc:
@@ -118,7 +118,11 @@ def _parse(text: str, *, nan_as_null: bool) -> Any:
     )
     level = [value]
     for _ in range(_MAX_DEPTH):
-        parts = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        parts = (
+            item.values() if isinstance(item, dict) else item
+            for item in level
+            if isinstance(item, (dict, list))
+        )
         level = [part for inner in parts for part in inner if isinstance(part, (dict, list))]
     if level:
         raise RecursionError

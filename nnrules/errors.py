@@ -12,7 +12,7 @@ The tree::
     │       └── EvaluationError  a rule that failed on a fingerprint
     ├── RefusedError             a rule refuses the dataset, with the reason that the pack gives
     └── PlanError                plan.json, or an override that cannot be
-    
+
 Each error carries one or more :class:`Problem` and prints all of them: validation never stops at the first.
 """
 
@@ -84,9 +84,7 @@ class NnrulesError(Exception):
     """
 
     def __init__(self, problems: Problem | Sequence[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = (
-            (problems,) if isinstance(problems, Problem) else tuple(problems)
-        )
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     def __reduce__(self) -> tuple[type[NnrulesError], tuple[tuple[Problem, ...]]]:

@@ -65,11 +65,19 @@ class _Layout:
 # From nifti1.h and nifti2.h of the NIfTI Data Format Working Group; keys are the sizes of the header.
 _LAYOUTS = {
     348: _Layout(
-        sizes=("8h", 40), spacing=("8f", 76), data_type=("2h", 70), data_offset=("f", 108), codes=("2h", 252),
+        sizes=("8h", 40),
+        spacing=("8f", 76),
+        data_type=("2h", 70),
+        data_offset=("f", 108),
+        codes=("2h", 252),
         sform=("12f", 280),
     ),
     540: _Layout(
-        sizes=("8q", 16), spacing=("8d", 104), data_type=("2h", 12), data_offset=("q", 168), codes=("2i", 344),
+        sizes=("8q", 16),
+        spacing=("8d", 104),
+        data_type=("2h", 12),
+        data_offset=("q", 168),
+        codes=("2i", 344),
         sform=("12d", 400),
     ),
 }

@@ -21,6 +21,7 @@ PLAN_SCHEMA_VERSION = "1.0"
 """Version of the document that this module reads and writes."""
 
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_PATH = re.compile(r"[^.\[\]]+(\[\d+\])*(\.[^.\[\]]+(\[\d+\])*)*\Z")
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -44,6 +45,8 @@ def value_at(document: Any, path: str) -> Any:
     Raises:
         KeyError: there is nothing at this path.
     """
+    if not _PATH.match(path):
+        raise KeyError(path)
     value = document
     for name, index in _PART.findall(path):
         if index:

@@ -88,7 +88,9 @@ def _expected(error: Any) -> str | None:
         "required": lambda: "the field " + error.message.split(" is a required")[0],
         "additionalProperties": lambda: "only " + ", ".join(sorted(error.schema.get("properties", {}))),
         "uniqueItems": lambda: "no value twice",
-        "dependentRequired": lambda: "the field {0} with {1}".format(*error.message.split(" is a dependency of ")),
+        "dependentRequired": lambda: "the field {0} with {1}".format(
+            *error.message.split(" is a dependency of ")
+        ),
     }
     if rule in ("anyOf", "oneOf") and description is None:
         branches = [branch.get("description") or branch.get("type") for branch in wanted]

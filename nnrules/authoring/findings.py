@@ -67,9 +67,15 @@ class LintReport:
 
 
 def finding(
-    severity: Severity, check: str, place: Place, what: str, *, got: str | None = None,
-    expected: str | None = None, fix: str | None = None,
-) -> Finding:  # fmt: skip
+    severity: Severity,
+    check: str,
+    place: Place,
+    what: str,
+    *,
+    got: str | None = None,
+    expected: str | None = None,
+    fix: str | None = None,
+) -> Finding:
     """A finding at a place in a rule file."""
     return Finding(
         severity=severity, check=check, problem=place.problem(what, got=got, expected=expected, fix=fix)

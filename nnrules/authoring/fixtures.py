@@ -14,10 +14,24 @@ from nnrules.fingerprint import SCHEMA_VERSION, Fingerprint
 __all__ = ["FIXTURE_KEYS", "fixture_fingerprint"]
 
 FIXTURE_KEYS = (
-    "name", "spacing", "shape", "shape_before_crop", "size_ratio", "median_size_ratio", "cases",
-    "num_training", "channels", "labels", "regions_class_order", "orientation_policy", "groups", "subjects",
-    "intensity", "rarest_share", "extra",
-)  # fmt: skip
+    "name",
+    "spacing",
+    "shape",
+    "shape_before_crop",
+    "size_ratio",
+    "median_size_ratio",
+    "cases",
+    "num_training",
+    "channels",
+    "labels",
+    "regions_class_order",
+    "orientation_policy",
+    "groups",
+    "subjects",
+    "intensity",
+    "rarest_share",
+    "extra",
+)
 _ROWS = ("spacing", "shape", "shape_before_crop", "size_ratio")
 
 

@@ -107,18 +107,24 @@ def _ignored(root: YamlNode) -> Iterator[Finding]:
         for key in ("because", "warn"):
             if key in rule.items:
                 yield finding(
-                    "error", "ignored-field", rule.keys[key], f"'{key}' beside 'cases' has no effect",
+                    "error",
+                    "ignored-field",
+                    rule.keys[key],
+                    f"'{key}' beside 'cases' has no effect",
                     fix="Move it into the cases.",
-                )  # fmt: skip
+                )
 
 
 def _unlisted(pack: Pack, roots: list[YamlNode]) -> Iterator[Finding]:
     """Configurations are declared, but no rule says which of them are planned, so none is."""
     if pack.configurations and not any("configurations" in rule.decides for rule in pack.rules.values()):
         yield finding(
-            "error", "no-configurations", roots[0].place, f"no rule of {pack.id} decides 'configurations'",
+            "error",
+            "no-configurations",
+            roots[0].place,
+            f"no rule of {pack.id} decides 'configurations'",
             fix="Add a rule of scope dataset that gives the list of the configurations to plan.",
-        )  # fmt: skip
+        )
 
 
 # -- what an overlay replaces --------------------------------------------------------------------------------
@@ -135,17 +141,20 @@ def _unrecorded(pack: Pack, roots: list[YamlNode]) -> Iterator[Finding]:
         [read_yaml(path) for path in version_files(folder) if path.name != "release.yaml"], base
     )
     own = read_contents(
-        [root for root in roots if root.place.file.name.rpartition("/")[2] != "release.yaml"], pack.id,
+        [root for root in roots if root.place.file.name.rpartition("/")[2] != "release.yaml"],
+        pack.id,
         also=RELEASE_KEYS,
-    )  # fmt: skip
+    )
     places = _places(roots)
     for label in own.digests:
         if label in lower.digests and label not in own.replaces:
             yield finding(
-                "note", "unrecorded-replacement", places[label],
+                "note",
+                "unrecorded-replacement",
+                places[label],
                 f"{label} replaces that of {pack.extends} without its hash",
                 fix=f"Add 'replaces: \"{lower.digests[label]}\"', so that a change upstream is reported.",
-            )  # fmt: skip
+            )
 
 
 def _places(roots: list[YamlNode]) -> dict[str, Place]:

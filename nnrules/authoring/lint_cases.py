@@ -32,10 +32,12 @@ def check_cases(rule: Rule) -> Iterator[Finding]:
             )
         if always and index + 1 < len(rule.cases) and rule.hit == "first":
             yield finding(
-                "warning", "unreachable-case", rule.cases[index + 1].place,
+                "warning",
+                "unreachable-case",
+                rule.cases[index + 1].place,
                 f"this case of '{rule.id}' is never reached: an earlier one always applies",
                 fix=f"Remove it, or the condition at line {case.place.line}.",
-            )  # fmt: skip
+            )
         for other, known in earlier:
             implied = known <= parts if rule.hit == "first" else known <= parts or parts <= known
             if implied and not never and known != {"True"}:
@@ -48,16 +50,20 @@ def _clash(rule: Rule, index: int, other: int) -> Finding:
     place, line = rule.cases[index].place, rule.cases[other].place.line
     if rule.hit == "first":
         return finding(
-            "warning", "unreachable-case", place,
+            "warning",
+            "unreachable-case",
+            place,
             f"this case of '{rule.id}' is never reached: wherever it applies, the one at line {line} does",
             fix="Put the more special case first.",
-        )  # fmt: skip
+        )
     if rule.hit == "unique":
         return finding(
-            "error", "overlapping-cases", place,
+            "error",
+            "overlapping-cases",
+            place,
             f"this case of '{rule.id}' and the one at line {line} apply at once, but hit is 'unique'",
             fix="Make the conditions exclusive, or say 'hit: first'.",
-        )  # fmt: skip
+        )
     return finding(
         "note", "overlapping-cases", place, f"this case of '{rule.id}' overlaps with the one at line {line}"
     )
@@ -92,19 +98,23 @@ def check_loops(function: Function) -> Iterator[Finding]:
         assert step.stop_if is not None
         if not _reads(changing, Use(expression=step.stop_if, role="stop_if")):
             yield finding(
-                "error", "endless-loop", step.place,
+                "error",
+                "endless-loop",
+                step.place,
                 f"no round of '{function.name}' changes what this reads, so it stops at once or never",
                 fix="Change what it reads with 'set', or move the test out of the loop.",
-            )  # fmt: skip
+            )
     seen: dict[str, int] = {}
     for step in stops:
         text = step.because or str(step.stop_if)
         if text in seen:
             yield finding(
-                "warning", "same-reason", step.place,
+                "warning",
+                "same-reason",
+                step.place,
                 f"'{function.name}' stops for the same reason as at line {seen[text]}",
                 fix="Give each 'stop_if' its own 'because': explanations and coverage tell them apart by it.",
-            )  # fmt: skip
+            )
         seen.setdefault(text, step.place.line)
 
 

@@ -39,9 +39,12 @@ def _unused_params(pack: Pack, uses: list[Use]) -> Iterator[Finding]:
     for name, param in pack.params.items():
         if param.pack == pack.id and name not in read and name not in preset:
             yield finding(
-                "warning", "unused-param", param.place, f"no expression reads parameter '{name}'",
+                "warning",
+                "unused-param",
+                param.place,
+                f"no expression reads parameter '{name}'",
                 fix="Read it where its number is used, or remove it.",
-            )  # fmt: skip
+            )
 
 
 def _unreached(pack: Pack, uses: Mapping[int, list[Use]]) -> Iterator[Finding]:
@@ -64,9 +67,12 @@ def _unreached(pack: Pack, uses: Mapping[int, list[Use]]) -> Iterator[Finding]:
         for name, item in items.items():
             if item.pack == pack.id and id(item) not in reached:
                 yield finding(
-                    "warning", f"unused-{kind}", item.place, f"no rule needs {kind} '{name}'",
+                    "warning",
+                    f"unused-{kind}",
+                    item.place,
+                    f"no rule needs {kind} '{name}'",
                     fix=f"Remove it, or use it. A {kind} that nothing needs is never evaluated.",
-                )  # fmt: skip
+                )
 
 
 def _unused_lets(rule: Rule) -> Iterator[Finding]:
@@ -76,9 +82,12 @@ def _unused_lets(rule: Rule) -> Iterator[Finding]:
             inner = names_in(Use(expression=e, role="let") for n, e in let.items() if n != name)
             if not _is_read(name, read | inner):
                 yield finding(
-                    "warning", "unused-let", expression.place, f"'{name}' of rule '{rule.id}' is not used",
+                    "warning",
+                    "unused-let",
+                    expression.place,
+                    f"'{name}' of rule '{rule.id}' is not used",
                     fix="Remove it, or use it.",
-                )  # fmt: skip
+                )
 
     everything = list(uses_of(rule))
     branches = [use for given in rule.given.values() for use in _given_uses(rule, given.member)]
@@ -114,9 +123,12 @@ def _unused_in_function(function: Function, uses: list[Use]) -> Iterator[Finding
             # Callers may need the argument to stay, as where an overlay replaces a function.
             severity: Severity = "note" if expression is None else "warning"
             yield finding(
-                severity, "unused-name", place, f"{what} '{name}' of function '{function.name}' is not used",
+                severity,
+                "unused-name",
+                place,
+                f"{what} '{name}' of function '{function.name}' is not used",
                 fix="Remove it, or use it.",
-            )  # fmt: skip
+            )
 
 
 def _unknown_configurations(pack: Pack, uses: list[Use]) -> Iterator[Finding]:
@@ -132,10 +144,13 @@ def _unknown_configurations(pack: Pack, uses: list[Use]) -> Iterator[Finding]:
                 if text not in pack.configurations:
                     close = difflib.get_close_matches(text, list(pack.configurations), n=1, cutoff=0.5)
                     yield finding(
-                        "error", "unknown-configuration", use.expression.at(node),
-                        f"the pack has no configuration '{text}'", expected=", ".join(pack.configurations),
+                        "error",
+                        "unknown-configuration",
+                        use.expression.at(node),
+                        f"the pack has no configuration '{text}'",
+                        expected=", ".join(pack.configurations),
                         fix=f"Did you mean '{close[0]}'?" if close else None,
-                    )  # fmt: skip
+                    )
 
 
 def _texts(nodes: list[ast.expr]) -> Iterator[str]:

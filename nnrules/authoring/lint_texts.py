@@ -21,15 +21,21 @@ def check_texts(pack: Pack) -> Iterator[Finding]:
         yield from _title(rule, titles)
         if not rule.source:
             yield finding(
-                "warning", "no-source", rule.place, f"rule '{rule.id}' names no source",
+                "warning",
+                "no-source",
+                rule.place,
+                f"rule '{rule.id}' names no source",
                 fix="Add 'source': a section of a paper, a package and version, or whose decision it is.",
-            )  # fmt: skip
+            )
         for case in rule.cases:
             if not case.because.strip():
                 yield finding(
-                    "error", "no-because", case.place, f"a case of rule '{rule.id}' gives no reason",
+                    "error",
+                    "no-because",
+                    case.place,
+                    f"a case of rule '{rule.id}' gives no reason",
                     fix="Say in 'because' why this is right; explanations are made of it.",
-                )  # fmt: skip
+                )
         for given in rule.given.values():
             if not given.because.strip():
                 yield finding("error", "no-because", given.place, f"'given: {given.member}' gives no reason")
@@ -39,9 +45,12 @@ def check_texts(pack: Pack) -> Iterator[Finding]:
     for param in pack.params.values():
         if param.pack == pack.id and not param.source:
             yield finding(
-                "warning", "no-source", param.place, f"parameter '{param.name}' names no source",
+                "warning",
+                "no-source",
+                param.place,
+                f"parameter '{param.name}' names no source",
                 fix="Add 'source': where the number comes from.",
-            )  # fmt: skip
+            )
     for items in (pack.params, pack.facts, pack.functions):
         for item in items.values():
             if item.pack == pack.id and not item.doc.strip():
@@ -54,9 +63,13 @@ def _title(rule: Rule, titles: dict[str, Rule]) -> Iterator[Finding]:
         yield finding("error", "title", rule.place, f"rule '{rule.id}' has an empty title")
     elif title.endswith(".") or len(title) > _MAX_TITLE or title[0].islower():
         yield finding(
-            "note", "title", rule.place, f"the title of rule '{rule.id}' does not read like one", got=title,
+            "note",
+            "title",
+            rule.place,
+            f"the title of rule '{rule.id}' does not read like one",
+            got=title,
             expected=f"a capital letter first, no full stop, at most {_MAX_TITLE} characters",
-        )  # fmt: skip
+        )
     elif title in titles and not set(titles[title].decides) & set(rule.decides):
         yield finding(
             "note",

@@ -56,9 +56,12 @@ def node_of_rule(program: Program, rule: str, configuration: str | None, place: 
         "one of " + ", ".join(named) if named else "no configuration: the rule is not of scope configuration"
     )
     raise EvaluationError(
-        place.problem(f"the test of rule '{rule}' must name a configuration that the rule runs for",
-                      got=configuration or "none", expected=expected)
-    )  # fmt: skip
+        place.problem(
+            f"the test of rule '{rule}' must name a configuration that the rule runs for",
+            got=configuration or "none",
+            expected=expected,
+        )
+    )
 
 
 def _key_and_type(program: Program, node: Node, name: str) -> tuple[str, Type] | None:
@@ -104,9 +107,12 @@ def _name_of(key: str, node: Node) -> str:
 
 
 def read_given(
-    program: Program, node: Node, given: Mapping[str, Json], places: Mapping[str, Place],
+    program: Program,
+    node: Node,
+    given: Mapping[str, Json],
+    places: Mapping[str, Place],
     configurations: tuple[str, ...] | None,
-) -> Given:  # fmt: skip
+) -> Given:
     """Turn the values of a test into an environment.
 
     Args:
@@ -192,9 +198,11 @@ class _Alone(Runner):
         name = _name_of(str(error.args[0]), self.node)
         place = self.program.place_of(error) or node.place
         return EvaluationError(
-            place.problem(f"{self.describe(node)} reads '{name}', which the test does not give",
-                          fix=f"Add '{name}' under 'given'.")
-        )  # fmt: skip
+            place.problem(
+                f"{self.describe(node)} reads '{name}', which the test does not give",
+                fix=f"Add '{name}' under 'given'.",
+            )
+        )
 
 
 def evaluate_rule(program: Program, node: Node, given: Given) -> Evaluation:
@@ -239,9 +247,12 @@ def call_function(
         raise EvaluationError(place.problem(f"no function '{name}' in {program.pack.id}", expected=known))
     if set(args) != set(function.args):
         raise EvaluationError(
-            place.problem(f"the arguments of '{name}' do not fit", got=", ".join(args) or "none",
-                          expected=", ".join(function.args) or "none")
-        )  # fmt: skip
+            place.problem(
+                f"the arguments of '{name}' do not fit",
+                got=", ".join(args) or "none",
+                expected=", ".join(function.args) or "none",
+            )
+        )
     library = FunctionLibrary(program.pack, traced=True)
     compiled = library.compiled(name, tuple(type_of_json(args[arg]) for arg in function.args), dim, place)
     lines = [line for _, emitter in library.sources for line in emitter.lines]

@@ -128,9 +128,11 @@ class _TestReader(Reader):
         named = [key for key in subjects if key in node.items]
         if len(named) != 1:
             self.complain(
-                node.place, "a test runs one thing", got=", ".join(named) or "nothing",
+                node.place,
+                "a test runs one thing",
+                got=", ".join(named) or "nothing",
                 expected="one of rule, function, fingerprint",
-            )  # fmt: skip
+            )
             return None
         kind = subjects[named[0]]
         before = len(self.problems)

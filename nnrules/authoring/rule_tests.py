@@ -108,9 +108,13 @@ class _Session:
                 test.place.problem("a 'todo' test passes", got=test.todo, fix="Remove 'todo' from the test.")
             ]
         return RuleTestResult(
-            name=test.name, where=str(test.place), subject=f"{test.kind} {test.subject}".strip(),
-            status=status, problems=tuple(problems), todo=test.todo,
-        )  # fmt: skip
+            name=test.name,
+            where=str(test.place),
+            subject=f"{test.kind} {test.subject}".strip(),
+            status=status,
+            problems=tuple(problems),
+            todo=test.todo,
+        )
 
     def problems(self, test: RuleTest) -> list[Problem]:
         program = self.program(test.preset, _checked_params(self.pack, test))

@@ -49,7 +49,10 @@ def run(arguments: list[str] | None = None) -> int:
             context = getattr(error, "ctx", None)
             where = context.command_path if context is not None else "nnrules"
             what = error.format_message().rstrip(".?")
-            _report(UsageError(Problem(where=where, what=what, fix=f"`{where} --help` lists what it takes.")), arguments)
+            _report(
+                UsageError(Problem(where=where, what=what, fix=f"`{where} --help` lists what it takes.")),
+                arguments,
+            )
             return 2
         raise
     return int(result) if isinstance(result, int) else 0
@@ -59,7 +62,12 @@ def _report(error: NnrulesError, arguments: list[str] | None) -> None:
     """Every problem on standard error; as JSON when the verb was asked for JSON."""
     given = sys.argv[1:] if arguments is None else arguments
     if "--json" in given:
-        typer.echo(json.dumps({"errors": [problem.to_json() for problem in error.problems]}, ensure_ascii=False, indent=1), err=True)
+        typer.echo(
+            json.dumps(
+                {"errors": [problem.to_json() for problem in error.problems]}, ensure_ascii=False, indent=1
+            ),
+            err=True,
+        )
         return
     for problem in error.problems:
         typer.echo(str(problem), err=True)

@@ -40,9 +40,10 @@ def load_fingerprint(path: Path, *, workers: int | None, quiet: bool) -> Fingerp
         if is_nnunet_fingerprint(document):
             raise UsageError(
                 Problem(
-                    where=str(path), what="this is nnU-Net v2's fingerprint, which needs its dataset.json",
+                    where=str(path),
+                    what="this is nnU-Net v2's fingerprint, which needs its dataset.json",
                     fix=f"Run `nnrules plan --from-nnunet {path} DATASET_JSON`.",
-                )  # fmt: skip
+                )
             )
         if not is_dataset_json(document):
             return Fingerprint.from_document(document, where=str(path))
@@ -50,9 +51,14 @@ def load_fingerprint(path: Path, *, workers: int | None, quiet: bool) -> Fingerp
 
 
 def extract(
-    path: Path, *, workers: int | None, quiet: bool, intensity: str = "exact", features: Path | None = None,
+    path: Path,
+    *,
+    workers: int | None,
+    quiet: bool,
+    intensity: str = "exact",
+    features: Path | None = None,
     cache: Path | None = None,
-) -> Fingerprint:  # fmt: skip
+) -> Fingerprint:
     """The fingerprint of a dataset's images."""
     from nnrules.dataset import load_dataset
     from nnrules.extract import extract_fingerprint
@@ -60,7 +66,12 @@ def extract(
     dataset = load_dataset(path)
     with ProgressBar("fingerprint", quiet=quiet) as progress:
         return extract_fingerprint(
-            dataset, workers=workers, intensity=_statistics(intensity), features=features, cache=cache, progress=progress
+            dataset,
+            workers=workers,
+            intensity=_statistics(intensity),
+            features=features,
+            cache=cache,
+            progress=progress,
         )
 
 
@@ -68,7 +79,9 @@ def _statistics(intensity: str) -> Any:
     allowed = ("exact", "nnunetv2_sampled")
     if intensity not in allowed:
         raise UsageError(
-            Problem(where="--intensity", what="unknown statistics", got=intensity, expected=" or ".join(allowed))
+            Problem(
+                where="--intensity", what="unknown statistics", got=intensity, expected=" or ".join(allowed)
+            )
         )
     return intensity
 
@@ -81,7 +94,9 @@ def assignments_of(texts: list[str] | None) -> dict[str, Any]:
     for text in texts or []:
         path, value = parse_assignment(text)
         if path in assignments:
-            raise UsageError(Problem(where=f"--set {path}", what="the field is set twice", fix="Leave one out."))
+            raise UsageError(
+                Problem(where=f"--set {path}", what="the field is set twice", fix="Leave one out.")
+            )
         assignments[path] = value
     return assignments
 

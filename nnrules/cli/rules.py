@@ -11,17 +11,22 @@ from nnrules.cli.output import say, say_json, show
 
 __all__ = ["rules_app"]
 
-rules_app = typer.Typer(help="Rule packs: list, show, check, test.", no_args_is_help=True, rich_markup_mode=None)
+rules_app = typer.Typer(
+    help="Rule packs: list, show, check, test.", no_args_is_help=True, rich_markup_mode=None
+)
 
 PacksArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME@VERSION|FILE]...", help="Packs. Default: all shipped ones.")
+    list[str] | None,
+    typer.Argument(metavar="[NAME@VERSION|FILE]...", help="Packs. Default: all shipped ones."),
 ]
 
 
 def _specs(packs: list[str] | None) -> list[str]:
     from nnrules.engine.packs import available_packs
 
-    return packs or [f"{name}@{version}" for name, versions in available_packs().items() for version in versions]
+    return packs or [
+        f"{name}@{version}" for name, versions in available_packs().items() for version in versions
+    ]
 
 
 @rules_app.command("list")
@@ -103,7 +108,8 @@ def lock(
     *,
     check: Annotated[bool, typer.Option("--check", help="Only compare; write nothing.")] = False,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Take over changed versions; only right before a release.")
+        bool,
+        typer.Option("--accept-changes", help="Take over changed versions; only right before a release."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -36,9 +36,12 @@ app = typer.Typer(
 export_app = typer.Typer(help="Write plans for other programs.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(export_app, name="export")
 
+
 @app.command()
 def plan(
-    source: Annotated[Path | None, typer.Argument(help="dataset.json, its folder, or fingerprint.json.")] = None,
+    source: Annotated[
+        Path | None, typer.Argument(help="dataset.json, its folder, or fingerprint.json.")
+    ] = None,
     *,
     rules: RulesOption = None,
     preset: PresetOption = None,
@@ -58,7 +61,11 @@ def plan(
 
     if (source is None) == (from_nnunet is None):
         raise UsageError(
-            Problem(where="nnrules plan", what="name one dataset", expected="SOURCE, or --from-nnunet with two files")
+            Problem(
+                where="nnrules plan",
+                what="name one dataset",
+                expected="SOURCE, or --from-nnunet with two files",
+            )
         )
     pack = pack_of(rules, preset)
     assignments = assignments_of(set_)
@@ -87,9 +94,12 @@ def fingerprint(
     dataset: Annotated[Path, typer.Argument(help="dataset.json or its folder.")],
     *,
     output: OutputOption = None,
-    features: Annotated[Path | None, typer.Option("--features", help="CSV with a row a case: further columns.")] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="CSV with a row a case: further columns.")
+    ] = None,
     intensity: Annotated[
-        str, typer.Option("--intensity", help="exact, or nnunetv2_sampled: nnU-Net v2's statistics to the bit.")
+        str,
+        typer.Option("--intensity", help="exact, or nnunetv2_sampled: nnU-Net v2's statistics to the bit."),
     ] = "exact",
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -101,7 +111,9 @@ def fingerprint(
     if output is not None:
         check_writable(output)
         cache = output.with_name(output.name + ".cache")
-    made = extract(dataset, workers=workers, quiet=as_json, intensity=intensity, features=features, cache=cache)
+    made = extract(
+        dataset, workers=workers, quiet=as_json, intensity=intensity, features=features, cache=cache
+    )
     if output is not None:
         made.save(output)
     if as_json or output is None:
@@ -146,13 +158,12 @@ def validate(
         say(f"{plan}: valid, configurations {', '.join(loaded.configurations)}")
 
 
-
-
-
 @app.command()
 def explain(
     plan: Annotated[Path, typer.Argument(help="A plan file.")],
-    path: Annotated[str | None, typer.Argument(help="A field, e.g. configurations.3d_fullres.patch_size.")] = None,
+    path: Annotated[
+        str | None, typer.Argument(help="A field, e.g. configurations.3d_fullres.patch_size.")
+    ] = None,
     *,
     rules: RulesOption = None,
     as_json: JsonOption = False,
@@ -187,12 +198,17 @@ def diff(
     *,
     rules: Annotated[
         list[str] | None,
-        typer.Option("--rules", metavar="NAME@VERSION|FILE", help="Twice: the packs to compare on one fingerprint."),
+        typer.Option(
+            "--rules", metavar="NAME@VERSION|FILE", help="Twice: the packs to compare on one fingerprint."
+        ),
     ] = None,
-    preset: Annotated[list[str] | None, typer.Option("--preset", help="A preset for each --rules, in order.")] = None,
+    preset: Annotated[
+        list[str] | None, typer.Option("--preset", help="A preset for each --rules, in order.")
+    ] = None,
     gpu_memory_gb: MemoryOption = None,
     from_nnunet: Annotated[
-        Path | None, typer.Option("--from-nnunet", metavar="DATASET_JSON", help="A is nnU-Net v2's fingerprint.")
+        Path | None,
+        typer.Option("--from-nnunet", metavar="DATASET_JSON", help="A is nnU-Net v2's fingerprint."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -223,9 +239,10 @@ def diff(
     else:
         raise UsageError(
             Problem(
-                where="nnrules diff", what="two plans, or one fingerprint and two --rules, are needed",
+                where="nnrules diff",
+                what="two plans, or one fingerprint and two --rules, are needed",
                 expected="PLAN PLAN, or FINGERPRINT --rules PACK --rules PACK",
-            )  # fmt: skip
+            )
         )
     found = diff_plans(plans[0], plans[1], packs=packs)
     if as_json:
@@ -261,7 +278,9 @@ def export_nnunetv2(
 @app.command()
 def demo(
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the demo writes.")] = Path("demo-output"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the demo writes.")] = Path(
+        "demo-output"
+    ),
     as_json: JsonOption = False,
 ) -> None:
     """Plan the paper's 19 datasets against its tables, and three phantoms from images to plans."""

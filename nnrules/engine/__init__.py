@@ -1,0 +1,1 @@
+"""The rule engine: load, check, compile, evaluate, replay, explain, diff."""

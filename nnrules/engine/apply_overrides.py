@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nnrules.engine.machine import Machine
@@ -14,6 +15,9 @@ from nnrules.engine.values import fill_text, matches, render, repack, unpack
 from nnrules.errors import NnrulesError, PlanError, Problem
 
 __all__ = ["confirmed_values", "missed_overrides", "overridden_values", "set_parts"]
+
+
+_MAX_PROPOSALS = 20
 
 
 def set_parts(overrides: Overrides, path: str, value: Json, kind: Type) -> Json:
@@ -104,7 +108,8 @@ def overridden_values(
     broken, values = machine.guard(node, lambda: code(machine.env, machine.memo, []))
     if broken:
         problems = []
-        for index, shown, near in broken:
+        for index, shown, tried in broken:
+            near = _settled(machine, code, tried)
             message = given.require[index].message
             problems.append(
                 Problem(
@@ -116,6 +121,25 @@ def overridden_values(
             )
         raise PlanError(problems)
     return values, node.types, given.because
+
+
+def _settled(machine: Machine, code: Callable[..., Any], near: Any) -> Any:
+    """A proposed value that the branch accepts: what it proposes may lead to another proposal.
+
+    A patch rounded up to what its network needs may be long enough to be halved once more.
+    """
+    for _ in range(_MAX_PROPOSALS):
+        if near is None:
+            return None
+        machine.memo["override"] = near
+        try:
+            broken, _ = code(machine.env, machine.memo, [])
+        except (ArithmeticError, ValueError, TypeError, IndexError):
+            return None
+        if not broken:
+            return near
+        near = broken[0][2]
+    return None
 
 
 def _group_error(rule: Rule, paths: tuple[str, ...], chosen: list[str]) -> PlanError:

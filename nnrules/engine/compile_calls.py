@@ -43,7 +43,9 @@ class Calls(Compiling):
             raise self.fail(node, f"'{name}' takes no named arguments", expected=declared.signature)
         if not declared.min_args <= len(node.args) <= declared.max_args:
             got = f"{len(node.args)} arguments"
-            raise self.fail(node, f"wrong number of arguments for '{name}'", got=got, expected=declared.signature)
+            raise self.fail(
+                node, f"wrong number of arguments for '{name}'", got=got, expected=declared.signature
+            )
         take = self.visit if name in REDUCTIONS else self.whole
         args = [take(argument) for argument in node.args]
         try:
@@ -61,14 +63,18 @@ class Calls(Compiling):
 
     def selected(self, arg: Value) -> str:
         if isinstance(arg.type, MaskedType):
-            pairs = ", ".join(f"({c}, {m})" for c, m in zip(self.em.elements(arg), arg.mask or [], strict=True))
+            pairs = ", ".join(
+                f"({c}, {m})" for c, m in zip(self.em.elements(arg), arg.mask or [], strict=True)
+            )
             return f"tuple(value for value, chosen in ({pairs},) if chosen)"
         return self.em.packed(arg)
 
     def order_arguments(self, node: ast.Call, name: str, arguments: tuple[str, ...]) -> list[Value]:
         given: dict[str, ast.expr] = dict(zip(arguments, node.args, strict=False))
         signature = f"{name}({', '.join(arguments)})"
-        extra = [keyword.arg for keyword in node.keywords if keyword.arg not in arguments or keyword.arg in given]
+        extra = [
+            keyword.arg for keyword in node.keywords if keyword.arg not in arguments or keyword.arg in given
+        ]
         if len(node.args) > len(arguments) or extra:
             raise self.fail(node, f"wrong arguments for '{name}'", expected=signature)
         given |= {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}

@@ -124,9 +124,7 @@ class ExpressionCompiler(Operators, Calls):
         value = self.em.field(record, name)
         if value is None:
             fields = [field for field, _ in record.type.fields]
-            raise self.fail(
-                node, f"no field '{name}'", expected=", ".join(fields), fix=suggest(name, fields)
-            )
+            raise self.fail(node, f"no field '{name}'", expected=", ".join(fields), fix=suggest(name, fields))
         return value
 
     def subscript(self, node: ast.Subscript) -> Value:

@@ -28,9 +28,10 @@ def compile_template(compiler: ExpressionCompiler, template: Template) -> Value:
         if item == JSON and any(holds_record(kind) for kind in kinds):
             raise RuleError(
                 _first_place(template, compiler).problem(
-                    "entries of a list must have the same fields", got="; ".join(sorted(map(str, kinds))),
+                    "entries of a list must have the same fields",
+                    got="; ".join(sorted(map(str, kinds))),
                     fix="Write it as a 'constant', or give all entries the same fields.",
-                )  # fmt: skip
+                )
             )
         code = "(" + "".join(compiler.em.packed(value) + ", " for value in values) + ")"
         return Value(ListType(item), code=compiler.em.bind(code))
@@ -89,7 +90,9 @@ class FunctionLibrary:
             return Value(compiled.result, code=packed, _scope=em.scope), f"{code}[1]", compiled.params
         return Value(compiled.result, code=f"{code}[0]", _scope=em.scope), f"{code}[1]", compiled.params
 
-    def compiled(self, name: str, kinds: tuple[Type, ...], dim: int, caller: Place | None) -> CompiledFunction:
+    def compiled(
+        self, name: str, kinds: tuple[Type, ...], dim: int, caller: Place | None
+    ) -> CompiledFunction:
         """The compiled form for these argument types, made on first use."""
         key = (name, dim, kinds)
         found = self._compiled.get(key)
@@ -99,7 +102,9 @@ class FunctionLibrary:
                 cycle = " → ".join([*self._active[self._active.index(name) :], name])
                 raise RuleError(
                     (caller or function.place).problem(
-                        "functions may not call each other in a circle", got=cycle, fix="Use 'repeat' to loop."
+                        "functions may not call each other in a circle",
+                        got=cycle,
+                        fix="Use 'repeat' to loop.",
                     )
                 )
             self._active.append(name)
@@ -264,7 +269,9 @@ class _FunctionCompiler:
     ) -> None:
         em = self.em
         for name, expression in (let or {}).items():
-            self.declare(name, em.name_value(self.compiler.compile(expression), f"l_{name}"), expression.place)
+            self.declare(
+                name, em.name_value(self.compiler.compile(expression), f"l_{name}"), expression.place
+            )
         if stop_if is not None:
             condition = self.compiler.condition(stop_if, "stop_if")
             with em.block(f"if {em.packed(condition)}:"):
@@ -277,7 +284,9 @@ class _FunctionCompiler:
                 if value.type != self.state[name].type:
                     raise RuleError(
                         assign[name].place.problem(
-                            f"'{name}' changes its type", got=str(value.type), expected=str(self.state[name].type)
+                            f"'{name}' changes its type",
+                            got=str(value.type),
+                            expected=str(self.state[name].type),
                         )
                     )
             em.place = place
@@ -313,6 +322,10 @@ class _FunctionCompiler:
 
     def trace(self, stopped: str | None) -> None:
         """Record a round: the state that it began with, and what it computed from it."""
-        lets = [name for name in self.names.variables if name not in self.before and name not in self.function.args]
+        lets = [
+            name
+            for name in self.names.variables
+            if name not in self.before and name not in self.function.args
+        ]
         state = "{**before, " + ", ".join(self.shown(lets)) + "}"
         self.em.emit(f"m['trace'].append(({self.function.name!r}, k, {state}, {stopped!r}))")

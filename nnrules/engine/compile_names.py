@@ -31,9 +31,7 @@ class NodeNames:
         self.compiler = compiler
         self.node = node
         self.pack = compiler.pack
-        self.dim: int = (
-            3 if node.configuration is None else self.pack.configurations[node.configuration].dim
-        )
+        self.dim: int = 3 if node.configuration is None else self.pack.configurations[node.configuration].dim
         self.local: dict[str, Value] = {}
         self.pending: dict[str, Expression] = {}
         self._cache: dict[str, Value] = {}

@@ -22,7 +22,7 @@ from nnrules.engine.types import (
     Type,
     VecType,
     unify,
-)  # fmt: skip
+)
 from nnrules.functions import TypingError
 from nnrules.functions.catalog import broadcast, numbers
 from nnrules.functions.numbers import power
@@ -30,12 +30,21 @@ from nnrules.functions.numbers import power
 __all__ = ["Operators"]
 
 _ARITHMETIC: dict[type[ast.operator], tuple[str, Callable[[float, float], float]]] = {
-    ast.Add: ("+", operator.add), ast.Sub: ("-", operator.sub), ast.Mult: ("*", operator.mul),
-    ast.Div: ("/", operator.truediv), ast.FloorDiv: ("//", operator.floordiv), ast.Mod: ("%", operator.mod),
-}  # fmt: skip
+    ast.Add: ("+", operator.add),
+    ast.Sub: ("-", operator.sub),
+    ast.Mult: ("*", operator.mul),
+    ast.Div: ("/", operator.truediv),
+    ast.FloorDiv: ("//", operator.floordiv),
+    ast.Mod: ("%", operator.mod),
+}
 _COMPARISON: dict[type[ast.cmpop], str] = {
-    ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="
-}  # fmt: skip
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+}
 _ORDER = ("<", "<=", ">", ">=")
 _REDUCTIONS = ("min", "max", "sum", "prod", "mean", "any", "all", "count")
 
@@ -184,7 +193,7 @@ class Operators(Compiling):
             both = {getattr(side.type, "item", side.type) for side in (left, right)}
             if both != {BOOL}:
                 numbers([left.type, right.type])
-            if MATRIX in both or COLUMN in both or BOOL in (left.type, right.type) and both != {BOOL}:
+            if MATRIX in both or COLUMN in both or (BOOL in (left.type, right.type) and both != {BOOL}):
                 raise TypingError("two numbers or axis vectors")
             return broadcast([left.type, right.type], BOOL)
 

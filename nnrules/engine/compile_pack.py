@@ -243,9 +243,10 @@ class PackCompiler:
         if replaced.scope != node.rule.scope:
             raise RuleError(
                 node.rule.place.problem(
-                    f"'inherited' has no meaning in rule '{node.rule.id}'", got=f"scope: {node.rule.scope}",
+                    f"'inherited' has no meaning in rule '{node.rule.id}'",
+                    got=f"scope: {node.rule.scope}",
                     expected=f"scope: {replaced.scope}, as in the replaced rule ({replaced.place})",
-                )  # fmt: skip
+                )
             )
         # One prefix a level: a replaced rule may itself read what it replaced.
         prefix = "inherited:" * (node.keys[0].count("inherited:") + 1)
@@ -267,7 +268,9 @@ class PackCompiler:
             wanted.append((listing, None))
         for configuration in self.pack.configurations:
             # What may drop a configuration comes first, so that nothing else of it is computed in vain.
-            drops = [r for r in rules if any(c.outcome.drop_configuration or c.outcome.refuse for c in r.cases)]
+            drops = [
+                r for r in rules if any(c.outcome.drop_configuration or c.outcome.refuse for c in r.cases)
+            ]
             wanted += [
                 (rule, configuration)
                 for rule in [*drops, *(r for r in rules if r not in drops)]
@@ -317,14 +320,12 @@ class PackCompiler:
         filename = f"<{self.pack.id}{' traced' if self.library.traced else ''}>"
         namespace = generated_namespace()
         code: CodeType = compile(source, filename, "exec", dont_inherit=True, optimize=1)
-        exec(code, namespace)  # noqa: S102 - generated from checked expressions; builtins are a fixed table
+        exec(code, namespace)
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
         by_key = {key: node for node in self.order for key in node.keys}
         types = {key: kind for node in self.order for key, kind in zip(node.keys, node.types, strict=True)}
         places = [place for _, place in lines]
-        return Program(
-            self.pack, self.order, by_key, types, namespace, places, dict(self.aliases), filename
-        )
+        return Program(self.pack, self.order, by_key, types, namespace, places, dict(self.aliases), filename)
 
 
 class _AlreadyReportedError(Exception):

@@ -25,7 +25,7 @@ from nnrules.engine.types import (
     holds_record,
     type_of_json,
     unify,
-)  # fmt: skip
+)
 from nnrules.errors import RuleError
 
 if TYPE_CHECKING:
@@ -157,8 +157,11 @@ class NodeCompiler:
 
     def _outcome(self, compiler: ExpressionCompiler, rule: Rule, index: int, case: Case) -> None:
         em, outcome = compiler.em, case.outcome
-        names = [name for text in (case.because, case.warn, outcome.refuse, outcome.drop_configuration)
-                 for name in placeholders(text or "")]  # fmt: skip
+        names = [
+            name
+            for text in (case.because, case.warn, outcome.refuse, outcome.drop_configuration)
+            for name in placeholders(text or "")
+        ]
         names = list(dict.fromkeys(names))
         values = [compiler.compile(parse_expression(name, case.place)) for name in names]
         shown = "(" + "".join(em.packed(value) + ", " for value in values) + ")"
@@ -182,7 +185,9 @@ class NodeCompiler:
         if rule.is_group:
             if not isinstance(value, Mapping):
                 raise RuleError(
-                    outcome.place.problem("a group needs a value for each field", expected=", ".join(rule.decides))
+                    outcome.place.problem(
+                        "a group needs a value for each field", expected=", ".join(rule.decides)
+                    )
                 )
             self._check_members(rule, value, outcome.place)
             values = [compile_template(compiler, value[path]) for path in rule.decides]
@@ -200,7 +205,8 @@ class NodeCompiler:
                 if joined is None:
                     raise RuleError(
                         rule.cases[index].place.problem(
-                            f"cases give '{rule.decides[position]}' different types", got=f"{known} and {kind}"
+                            f"cases give '{rule.decides[position]}' different types",
+                            got=f"{known} and {kind}",
                         )
                     )
                 kinds[position] = joined
@@ -214,15 +220,19 @@ class NodeCompiler:
         if kind in (MATRIX, COLUMN):
             raise RuleError(
                 rule.place.problem(
-                    f"'{path}' cannot be a {kind}", expected="a value for the whole dataset",
+                    f"'{path}' cannot be a {kind}",
+                    expected="a value for the whole dataset",
                     fix="Reduce it with median(...), percentile(...) or another reduction.",
-                )  # fmt: skip
+                )
             )
-        records = any(holds_record(types[rule.decides.index(path)]) for types in self.node.case_types.values())
+        records = any(
+            holds_record(types[rule.decides.index(path)]) for types in self.node.case_types.values()
+        )
         if rule.hit == "collect" and kind == JSON and records:
             raise RuleError(
                 rule.place.problem(
-                    f"the cases collect records of different fields for '{path}'", fix="Give all cases the same fields."
+                    f"the cases collect records of different fields for '{path}'",
+                    fix="Give all cases the same fields.",
                 )
             )
 

@@ -88,7 +88,9 @@ class Compiling(ABC):
         value = self.visit(node)
         if isinstance(value.type, MaskedType):
             raise self.fail(
-                node, "a selection v[mask] can only be reduced", expected=f"one of {', '.join(REDUCTIONS)} around it"
+                node,
+                "a selection v[mask] can only be reduced",
+                expected=f"one of {', '.join(REDUCTIONS)} around it",
             )
         return value
 

@@ -52,7 +52,12 @@ def _parts(owner: Rule | Fact | Function) -> list[Any]:
         steps = [[step.let, step.stop_if, step.set, step.collect] for step in owner.steps]
         return [list(owner.args), owner.start, owner.at_most, steps, owner.result]
     cases = [
-        [case.when, case.outcome.value, case.outcome.constant, bool(case.outcome.refuse or case.outcome.drop_configuration)]
+        [
+            case.when,
+            case.outcome.value,
+            case.outcome.constant,
+            bool(case.outcome.refuse or case.outcome.drop_configuration),
+        ]
         for case in owner.cases
     ]
     return [list(owner.decides), owner.hit, owner.let, cases]

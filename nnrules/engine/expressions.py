@@ -36,11 +36,40 @@ _MAX_DEPTH = 40
 _MAX_NUMBER = 1e18
 
 _ALLOWED: tuple[type[ast.AST], ...] = (
-    ast.Expression, ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Call, ast.keyword, ast.List,
-    ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp,
-    ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.USub, ast.Not, ast.And, ast.Or,
-    ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq, ast.In, ast.NotIn, ast.Load,
-)  # fmt: skip
+    ast.Expression,
+    ast.Constant,
+    ast.Name,
+    ast.Attribute,
+    ast.Subscript,
+    ast.Call,
+    ast.keyword,
+    ast.List,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.BoolOp,
+    ast.Compare,
+    ast.IfExp,
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.Div,
+    ast.FloorDiv,
+    ast.Mod,
+    ast.Pow,
+    ast.USub,
+    ast.Not,
+    ast.And,
+    ast.Or,
+    ast.Lt,
+    ast.LtE,
+    ast.Gt,
+    ast.GtE,
+    ast.Eq,
+    ast.NotEq,
+    ast.In,
+    ast.NotIn,
+    ast.Load,
+)
 
 # Parts of what is refused as a whole, so not worth a message of their own.
 _PARTS = (ast.comprehension, ast.arguments, ast.arg, ast.Store)
@@ -58,8 +87,13 @@ _HINTS: dict[type[ast.AST], str] = {
     ast.Tuple: "Write a list: [a, b].",
 }
 _CONSTANTS: dict[str, bool | None] = {
-    "true": True, "false": False, "none": None, "True": True, "False": False, "None": None
-}  # fmt: skip
+    "true": True,
+    "false": False,
+    "none": None,
+    "True": True,
+    "False": False,
+    "None": None,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +167,7 @@ def _normalise(node: ast.expr) -> ast.expr:
     """Turn true/false/none into constants."""
 
     class Constants(ast.NodeTransformer):
-        def visit_Name(self, name: ast.Name) -> ast.expr:  # noqa: N802
+        def visit_Name(self, name: ast.Name) -> ast.expr:
             if name.id in _CONSTANTS:
                 return ast.copy_location(ast.Constant(_CONSTANTS[name.id]), name)
             return name
@@ -199,7 +233,9 @@ def parse_expression(text: str, place: Place) -> Expression:
     if isinstance(parsed, tuple):
         what, offset = parsed
         fix = "Use '==' to compare." if "=" in text and "==" not in text else None
-        raise RuleError(_place_in(text, place, 1, offset).problem(f"not an expression: {what}", got=text.strip(), fix=fix))
+        raise RuleError(
+            _place_in(text, place, 1, offset).problem(f"not an expression: {what}", got=text.strip(), fix=fix)
+        )
     try:
         if _depth(parsed) > _MAX_DEPTH:
             raise RecursionError

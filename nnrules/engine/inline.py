@@ -71,7 +71,9 @@ def _extreme(name: str) -> Inline:
         (arg,) = args
         if isinstance(arg.type, MaskedType):
             mask, elements = [em.bind(code) for code in arg.mask or []], em.atoms(arg)
-            parts = [f"({code} if {chosen} else {worst})" for code, chosen in zip(elements, mask, strict=True)]
+            parts = [
+                f"({code} if {chosen} else {worst})" for code, chosen in zip(elements, mask, strict=True)
+            ]
             result = em.bind(f"{name}({', '.join(parts)})")
             em.emit(f"if {result} == {worst}: nothing_selected()")
             return Value(kind, code=result)
@@ -92,7 +94,9 @@ def _fold(operator: str, neutral: str) -> Inline:
         (arg,) = args
         if isinstance(arg.type, MaskedType):
             pairs = zip(em.elements(arg), arg.mask or [], strict=True)
-            return Value(kind, code="(" + operator.join(f"({c} if {m} else {neutral})" for c, m in pairs) + ")")
+            return Value(
+                kind, code="(" + operator.join(f"({c} if {m} else {neutral})" for c, m in pairs) + ")"
+            )
         if isinstance(arg.type, VecType):
             return Value(kind, code="(" + operator.join(em.elements(arg)) + ")")
         return None
@@ -140,9 +144,7 @@ def _arg(comparison: str) -> Inline:
             return None
         a, b, c = elements
         first = f"(2 if {c} {comparison} {b} else 1)" if comparison else ""
-        return Value(
-            kind, code=f"({first} if {b} {comparison} {a} else (2 if {c} {comparison} {a} else 0))"
-        )
+        return Value(kind, code=f"({first} if {b} {comparison} {a} else (2 if {c} {comparison} {a} else 0))")
 
     return inline
 

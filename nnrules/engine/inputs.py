@@ -31,8 +31,6 @@ class Input:
     extractor: str = "geometry"
 
 
-
-
 _FINGERPRINT: tuple[Input, ...] = (
     Input(
         name="dataset.num_training",
@@ -157,9 +155,14 @@ def _num_groups(fingerprint: Fingerprint) -> int:
 FINGERPRINT_INPUTS: Mapping[str, Input] = {entry.name: entry for entry in _FINGERPRINT}
 
 _STATISTICS = {
-    "mean": "Mean", "std": "Standard deviation", "min": "Minimum", "median": "Median", "max": "Maximum",
-    "percentile_00_5": "0.5th percentile", "percentile_99_5": "99.5th percentile",
-}  # fmt: skip
+    "mean": "Mean",
+    "std": "Standard deviation",
+    "min": "Minimum",
+    "median": "Median",
+    "max": "Maximum",
+    "percentile_00_5": "0.5th percentile",
+    "percentile_99_5": "99.5th percentile",
+}
 
 CHANNEL_INPUTS: Mapping[str, Input] = {
     entry.name: entry
@@ -171,7 +174,10 @@ CHANNEL_INPUTS: Mapping[str, Input] = {
             read=lambda f, index: f.dataset.channel_names[index],
         ),
         Input(
-            name="channel.index", type=NUM, doc="Position of this channel, from 0.", read=lambda f, index: index
+            name="channel.index",
+            type=NUM,
+            doc="Position of this channel, from 0.",
+            read=lambda f, index: index,
         ),
         *(
             Input(

@@ -120,9 +120,10 @@ class Machine:
             return
         raise EvaluationError(
             node.place.problem(
-                f"{self.describe(node)} gives a number that is not finite", got=self.reading(node),
+                f"{self.describe(node)} gives a number that is not finite",
+                got=self.reading(node),
                 fix="Check these values in the fingerprint, or guard the rule with 'when'.",
-            )  # fmt: skip
+            )
         )
 
     def guard(self, node: Node, call: Callable[[], Any]) -> Any:
@@ -141,14 +142,17 @@ class Machine:
             what = texts.get(type(exc).__name__, str(exc) or type(exc).__name__)
             raise EvaluationError(
                 place.problem(
-                    f"{self.describe(node)} failed: {what}", got=self.reading(node),
+                    f"{self.describe(node)} failed: {what}",
+                    got=self.reading(node),
                     fix="Check these values in the fingerprint, or guard the rule with 'when'.",
-                )  # fmt: skip
+                )
             ) from None
 
     def describe(self, node: Node) -> str:
         """The rule or fact, with its configuration, for messages."""
-        owner = f"rule '{node.rule.id}'" if node.rule else f"fact '{node.fact.name}'" if node.fact else node.id
+        owner = (
+            f"rule '{node.rule.id}'" if node.rule else f"fact '{node.fact.name}'" if node.fact else node.id
+        )
         return f"{owner} for {node.configuration}" if node.configuration else owner
 
     def reading(self, node: Node) -> str | None:
@@ -182,7 +186,9 @@ class Machine:
                 if column.extractor
                 else f"Run `nnrules fingerprint DATASET --features FILE.csv` with a column '{column.name}'."
             )
-            return EvaluationError(place.problem(f"the fingerprint lacks '{name}', which this pack reads", fix=adds))
+            return EvaluationError(
+                place.problem(f"the fingerprint lacks '{name}', which this pack reads", fix=adds)
+            )
         entry = FINGERPRINT_INPUTS.get(key) or CHANNEL_INPUTS.get(key)
         hint = f"extractor '{entry.extractor}'; " if entry else ""
         return EvaluationError(
@@ -206,7 +212,8 @@ class Machine:
             except AtMostReachedError:
                 last = [row for row in again.result.trace if row[0] == function][-3:]
                 rows = "; ".join(
-                    f"round {number + 1}: " + ", ".join(f"{key} = {render(value)}" for key, value in state.items())
+                    f"round {number + 1}: "
+                    + ", ".join(f"{key} = {render(value)}" for key, value in state.items())
                     for _, number, state, _ in last
                 )
         place = self.program.pack.functions[function].place

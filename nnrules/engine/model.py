@@ -10,9 +10,24 @@ from nnrules.engine.expressions import Expression
 from nnrules.engine.source import Json, Place
 
 __all__ = [
-    "Case", "Configuration", "ExtraColumn", "Fact", "Function", "Given", "Kind", "Outcome", "Pack", "PackId", "Param",
-    "Preset", "Requirement", "Rule", "Scope", "Step", "Template",
-]  # fmt: skip
+    "Case",
+    "Configuration",
+    "ExtraColumn",
+    "Fact",
+    "Function",
+    "Given",
+    "Kind",
+    "Outcome",
+    "Pack",
+    "PackId",
+    "Param",
+    "Preset",
+    "Requirement",
+    "Rule",
+    "Scope",
+    "Step",
+    "Template",
+]
 
 Kind = Literal["blueprint", "inferred", "empirical"]
 Scope = Literal["dataset", "channel", "configuration"]

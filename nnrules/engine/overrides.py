@@ -164,6 +164,6 @@ def _unknown(path: str, known: Mapping[str, str], program: Program) -> Problem:
     inside = [entry for entry in known if entry.startswith(path + ".")]
     expected = ", ".join(inside[:6]) if inside else None
     return Problem(
-        where=path, what="no rule of this pack decides this field", expected=expected,
+        where=path or "override without a path", what="no rule of this pack decides this field", expected=expected,
         fix=f"Did you mean '{close[0]}'?" if close else "`nnrules explain PLAN` lists the fields.",
     )  # fmt: skip

@@ -41,7 +41,7 @@ def _unknown(wanted: str, fix_known: list[str]) -> PackError:
     close = difflib.get_close_matches(wanted, fix_known, n=1, cutoff=0.4)
     return PackError(
         Problem(
-            where=wanted,
+            where=wanted or "rule pack",
             what="no such rule pack",
             expected=", ".join(fix_known) + ", or a YAML file",
             fix=f"Did you mean '{close[0]}'?" if close else "`nnrules rules list` shows the packs.",

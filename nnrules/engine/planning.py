@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -71,9 +70,12 @@ def make_plan(
         PlanError: an override that cannot be.
         UsageError: memory that is not a positive number.
     """
+    if isinstance(pack, Pack) and preset is not None:
+        fix = "Choose the preset when the pack is loaded: load_pack(..., preset=...)."
+        raise UsageError(Problem(where="preset", what="a loaded pack has its preset already", got=preset, fix=fix))
     resolved = pack if isinstance(pack, Pack) else load_pack(pack, preset=preset)
     memory = resolved.gpu_memory_gb if gpu_memory_gb is None else gpu_memory_gb
-    if not (math.isfinite(memory) and 0 < memory <= _MAX_GB):
+    if isinstance(memory, bool) or not isinstance(memory, (int, float)) or not 0 < memory <= _MAX_GB:
         raise UsageError(
             Problem(where="gpu_memory_gb", what="not an amount of GPU memory", got=str(memory),
                     expected=f"GB, above 0 and at most {_MAX_GB}")

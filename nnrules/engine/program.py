@@ -55,11 +55,20 @@ def generated_namespace() -> dict[str, Any]:
             name: getattr(builtins, name)
             for name in ("abs", "int", "len", "max", "min", "range", "round", "sorted", "tuple")
         },
-        "dumps": marshal.dumps, "ceil": math.ceil, "floor": math.floor, "trunc": math.trunc, "log": math.log, "inf": math.inf,
-        "power": power, "as_row": np.asarray, "nothing_selected": _nothing_selected, "too_large": _too_large,
-        "spend": _spend, "at_most_reached": _at_most_reached,
+        "dumps": marshal.dumps,
+        "ceil": math.ceil,
+        "floor": math.floor,
+        "trunc": math.trunc,
+        "log": math.log,
+        "inf": math.inf,
+        "power": power,
+        "as_row": np.asarray,
+        "nothing_selected": _nothing_selected,
+        "too_large": _too_large,
+        "spend": _spend,
+        "at_most_reached": _at_most_reached,
         **{f"builtin_{name}": entry.call for name, entry in BUILTINS.items()},
-    }  # fmt: skip
+    }
 
 
 @dataclass(slots=True, eq=False)

@@ -51,7 +51,9 @@ class _ContentReader(RuleReader):
                 place = mapping.keys[name]
                 self.name(name, place)
                 self.register(f"{key[:-1]} {name}", value, place)
-                {"params": self.param, "facts": self.fact, "functions": self.function}[key](name, value, place)
+                {"params": self.param, "facts": self.fact, "functions": self.function}[key](
+                    name, value, place
+                )
 
     def register(self, label: str, node: YamlNode, place: Place) -> None:
         """Note the entry's hash, and the hash of what it replaces."""
@@ -65,12 +67,16 @@ class _ContentReader(RuleReader):
                 self.contents.replaces[label] = (replaced, place)
             elif recorded:
                 # A hash such as 120000000000 or 12e456789012 is a number unless it is quoted.
-                self.complain(place, "'replaces' must be text", got=str(replaced), fix="Put the hash in quotes.")
+                self.complain(
+                    place, "'replaces' must be text", got=str(replaced), fix="Put the hash in quotes."
+                )
         self.contents.digests[label] = content_hash(written).removeprefix("sha256:")[:12]
 
     def param(self, name: str, node: YamlNode, place: Place) -> None:
         mapping = self.mapping(node, place, f"parameter '{name}'")
-        self.keys(mapping, ("value", "unit", "doc", "source", "replaces"), ("value", "doc"), f"parameter '{name}'")
+        self.keys(
+            mapping, ("value", "unit", "doc", "source", "replaces"), ("value", "doc"), f"parameter '{name}'"
+        )
         value = mapping.items.get("value")
         if not isinstance(value, YamlScalar) or value.value is None:
             if value is not None:
@@ -81,9 +87,14 @@ class _ContentReader(RuleReader):
         if isinstance(number, (int, float)) and not isinstance(number, bool) and unit is None:
             self.complain(place, f"parameter '{name}' has no unit", fix="Add one; '1' for a plain number.")
         self.contents.params[name] = Param(
-            name=name, value=number, unit=unit, doc=self.text(mapping, "doc") or "",
-            source=self.text(mapping, "source"), place=place, pack=self.pack,
-        )  # fmt: skip
+            name=name,
+            value=number,
+            unit=unit,
+            doc=self.text(mapping, "doc") or "",
+            source=self.text(mapping, "source"),
+            place=place,
+            pack=self.pack,
+        )
 
     def fact(self, name: str, node: YamlNode, place: Place) -> None:
         mapping = self.mapping(node, place, f"fact '{name}'")
@@ -94,15 +105,23 @@ class _ContentReader(RuleReader):
         scope = self.choice(mapping, "scope", ("dataset", "configuration"), "dataset")
         if value is not None:
             self.contents.facts[name] = Fact(
-                name=name, value=value, scope=cast(Any, scope), unit=self.text(mapping, "unit"),
-                doc=self.text(mapping, "doc") or "", place=place, pack=self.pack,
-            )  # fmt: skip
+                name=name,
+                value=value,
+                scope=cast(Any, scope),
+                unit=self.text(mapping, "unit"),
+                doc=self.text(mapping, "doc") or "",
+                place=place,
+                pack=self.pack,
+            )
 
     def function(self, name: str, node: YamlNode, place: Place) -> None:
         what = f"function '{name}'"
         mapping = self.mapping(node, place, what)
         self.keys(
-            mapping, ("doc", "args", "start", "repeat", "return", "source", "replaces"), ("doc", "args", "return"), what
+            mapping,
+            ("doc", "args", "start", "repeat", "return", "source", "replaces"),
+            ("doc", "args", "return"),
+            what,
         )
         args = []
         listed = mapping.items.get("args")
@@ -119,9 +138,17 @@ class _ContentReader(RuleReader):
         result = self.template(mapping.items["return"]) if "return" in mapping.items else None
         if result is not None:
             self.contents.functions[name] = Function(
-                name=name, doc=self.text(mapping, "doc") or "", args=tuple(args), start=start, at_most=at_most,
-                steps=steps, result=result, source=self.text(mapping, "source"), place=place, pack=self.pack,
-            )  # fmt: skip
+                name=name,
+                doc=self.text(mapping, "doc") or "",
+                args=tuple(args),
+                start=start,
+                at_most=at_most,
+                steps=steps,
+                result=result,
+                source=self.text(mapping, "source"),
+                place=place,
+                pack=self.pack,
+            )
 
     def repeat(self, node: YamlNode | None, what: str) -> tuple[int, tuple[Step, ...]]:
         if node is None:
@@ -131,9 +158,11 @@ class _ContentReader(RuleReader):
         limit = self.number(mapping, "at_most")
         if limit is not None and not (isinstance(limit, int) and 1 <= limit <= _MAX_ROUNDS):
             self.complain(
-                mapping.items["at_most"].place, "'at_most' must be a whole number of rounds", got=str(limit),
+                mapping.items["at_most"].place,
+                "'at_most' must be a whole number of rounds",
+                got=str(limit),
                 expected=f"1 to {_MAX_ROUNDS}",
-            )  # fmt: skip
+            )
         listed = mapping.items.get("steps")
         if listed is not None and not isinstance(listed, YamlList):
             self.complain(listed.place, "'steps' must be a list")
@@ -148,8 +177,12 @@ class _ContentReader(RuleReader):
         kinds = [key for key in mapping.items if key in ("let", "stop_if", "set", "collect")]
         self.keys(mapping, ("let", "stop_if", "set", "collect", "because"), (), "a step")
         if len(kinds) != 1:
-            self.complain(mapping.place, "a step does one thing", got=", ".join(kinds) or "nothing",
-                          expected="one of let, stop_if, set, collect")  # fmt: skip
+            self.complain(
+                mapping.place,
+                "a step does one thing",
+                got=", ".join(kinds) or "nothing",
+                expected="one of let, stop_if, set, collect",
+            )
             return None
         kind, value = kinds[0], mapping.items[kinds[0]]
         because = self.text(mapping, "because")

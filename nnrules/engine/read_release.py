@@ -13,8 +13,16 @@ from nnrules.errors import RuleError
 __all__ = ["RELEASE_KEYS", "Release", "read_release"]
 
 RELEASE_KEYS = (
-    "title", "reproduces", "extends", "removes", "gpu_memory_gb", "presets", "default_preset", "configurations", "extra",
-)  # fmt: skip
+    "title",
+    "reproduces",
+    "extends",
+    "removes",
+    "gpu_memory_gb",
+    "presets",
+    "default_preset",
+    "configurations",
+    "extra",
+)
 """Top-level keys of release.yaml; an overlay file may hold them beside its rules."""
 
 
@@ -53,7 +61,9 @@ def read_release(root: YamlNode, *, also: tuple[str, ...] = ()) -> Release:
     )
     removed = node.items.get("removes")
     if removed is not None and not isinstance(removed, YamlList):
-        reader.complain(removed.place, "'removes' must be a list of rule ids", expected="[patch.batch_size_2d]")
+        reader.complain(
+            removed.place, "'removes' must be a list of rule ids", expected="[patch.batch_size_2d]"
+        )
     for item in removed.items if isinstance(removed, YamlList) else ():
         if isinstance(item, YamlScalar) and isinstance(item.value, str):
             release.removes[item.value] = item.place
@@ -79,14 +89,22 @@ def _read_configurations(reader: Reader, node: YamlMap, release: Release) -> Non
         if dim is not None and dim not in (2, 3):
             reader.complain(entry.items["dim"].place, "'dim' must be 2 or 3", got=str(dim))
         if parent is not None and (parent not in mapping.items or parent == name):
-            reader.complain(entry.items["inherits_from"].place, f"no configuration '{parent}' to inherit from")
+            reader.complain(
+                entry.items["inherits_from"].place, f"no configuration '{parent}' to inherit from"
+            )
         release.configurations[name] = Configuration(
-            name=name, dim=cast(Any, int(dim or 3)), inherits_from=parent, doc=reader.text(entry, "doc") or "", place=place
+            name=name,
+            dim=cast(Any, int(dim or 3)),
+            inherits_from=parent,
+            doc=reader.text(entry, "doc") or "",
+            place=place,
         )
     for configuration in release.configurations.values():
         parent_of = release.configurations.get(configuration.inherits_from or "")
         if parent_of is not None and parent_of.inherits_from is not None:
-            reader.complain(configuration.place, "a configuration may inherit from one that inherits from none")
+            reader.complain(
+                configuration.place, "a configuration may inherit from one that inherits from none"
+            )
 
 
 def _read_presets(reader: Reader, node: YamlMap, release: Release) -> None:
@@ -122,6 +140,10 @@ def _read_extra(reader: Reader, node: YamlMap, release: Release) -> None:
         reader.keys(entry, ("type", "unit", "doc", "extractor"), ("type", "doc"), f"column '{name}'")
         kind = reader.choice(entry, "type", ("number", "boolean", "text"), "number")
         release.extra[name] = ExtraColumn(
-            name=name, type=cast(Any, kind), unit=reader.text(entry, "unit"), doc=reader.text(entry, "doc") or "",
-            extractor=reader.text(entry, "extractor"), place=place,
-        )  # fmt: skip
+            name=name,
+            type=cast(Any, kind),
+            unit=reader.text(entry, "unit"),
+            doc=reader.text(entry, "doc") or "",
+            extractor=reader.text(entry, "extractor"),
+            place=place,
+        )

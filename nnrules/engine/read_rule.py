@@ -30,11 +30,28 @@ class RuleReader(Reader):
         shorthand = [key for key in _OUTCOMES if key in node.items]
         self.keys(
             node,
-            ("id", "title", "kind", "scope", "configurations", "decides", "hit", "let", "cases", "because", "warn",
-             "given", "source", "replaces", *_OUTCOMES),
-            ("id", "title", "kind", "decides", "because") if shorthand else ("id", "title", "kind", "decides", "cases"),
+            (
+                "id",
+                "title",
+                "kind",
+                "scope",
+                "configurations",
+                "decides",
+                "hit",
+                "let",
+                "cases",
+                "because",
+                "warn",
+                "given",
+                "source",
+                "replaces",
+                *_OUTCOMES,
+            ),
+            ("id", "title", "kind", "decides", "because")
+            if shorthand
+            else ("id", "title", "kind", "decides", "cases"),
             what,
-        )  # fmt: skip
+        )
         if name is None:
             return None
         if not _ID.match(name):
@@ -43,7 +60,9 @@ class RuleReader(Reader):
         decides = self.paths(node.items.get("decides"))
         configurations = self.names_list(node.items.get("configurations"))
         if configurations is not None and scope != "configuration":
-            self.complain(node.keys["configurations"], "only rules of scope configuration list configurations")
+            self.complain(
+                node.keys["configurations"], "only rules of scope configuration list configurations"
+            )
         cases = self.cases(node, what, shorthand, len(decides) > 1)
         return Rule(
             id=name,
@@ -82,7 +101,9 @@ class RuleReader(Reader):
         if not isinstance(node, YamlList):
             self.complain(node.place, "'configurations' must be a list of names", expected="[2d, 3d_fullres]")
             return None
-        names = tuple(item.value for item in node.items if isinstance(item, YamlScalar) and isinstance(item.value, str))
+        names = tuple(
+            item.value for item in node.items if isinstance(item, YamlScalar) and isinstance(item.value, str)
+        )
         if not names or len(names) != len(node.items):
             self.complain(node.place, "'configurations' must be a list of names", expected="[2d, 3d_fullres]")
         return names
@@ -101,7 +122,12 @@ class RuleReader(Reader):
         items = listed.items if isinstance(listed, YamlList) else ()
         for position, item in enumerate(items):
             mapping = self.mapping(item, item.place, "a case")
-            self.keys(mapping, ("when", "otherwise", "because", "warn", *_OUTCOMES), ("because",), f"a case of {what}")
+            self.keys(
+                mapping,
+                ("when", "otherwise", "because", "warn", *_OUTCOMES),
+                ("because",),
+                f"a case of {what}",
+            )
             if ("when" in mapping.items) == ("otherwise" in mapping.items):
                 self.complain(mapping.place, "a case has either 'when' or 'otherwise'")
                 continue
@@ -122,16 +148,22 @@ class RuleReader(Reader):
         if outcome is None:
             return None
         return Case(
-            when=condition, outcome=outcome, because=self.text(node, "because") or "",
-            warn=self.text(node, "warn"), place=node.place,
-        )  # fmt: skip
+            when=condition,
+            outcome=outcome,
+            because=self.text(node, "because") or "",
+            warn=self.text(node, "warn"),
+            place=node.place,
+        )
 
     def outcome(self, node: YamlMap, group: bool) -> Outcome | None:
         otherwise = node.items.get("otherwise")
         beside = [key for key in _OUTCOMES if key in node.items]
         if otherwise is not None and beside:
-            self.complain(node.keys[beside[0]], f"'{beside[0]}' stands beside 'otherwise'",
-                          fix="Write it below 'otherwise'.")  # fmt: skip
+            self.complain(
+                node.keys[beside[0]],
+                f"'{beside[0]}' stands beside 'otherwise'",
+                fix="Write it below 'otherwise'.",
+            )
         if otherwise is not None:
             inner = list(otherwise.items) if isinstance(otherwise, YamlMap) else []
             if not (len(inner) == 1 and inner[0] in _OUTCOMES):
@@ -141,18 +173,28 @@ class RuleReader(Reader):
             return self.outcome(otherwise, group)
         kinds = [key for key in _OUTCOMES if key in node.items]
         if len(kinds) != 1:
-            self.complain(node.place, "a case needs one outcome", got=", ".join(kinds) or "none",
-                          expected="one of " + ", ".join(_OUTCOMES))  # fmt: skip
+            self.complain(
+                node.place,
+                "a case needs one outcome",
+                got=", ".join(kinds) or "none",
+                expected="one of " + ", ".join(_OUTCOMES),
+            )
             return None
         kind, value = kinds[0], node.items[kinds[0]]
         place = node.keys[kind]
         if kind == "value":
             template = self.template(value)
-            return None if template is None else Outcome(value=template, place=place, leaf_places=leaf_places(value))
+            return (
+                None
+                if template is None
+                else Outcome(value=template, place=place, leaf_places=leaf_places(value))
+            )
         if kind == "constant":
             if group and not isinstance(value, YamlMap):
                 self.complain(value.place, "a group needs a value for each field")
-            return Outcome(constant=to_json(value), has_constant=True, place=place, leaf_places=leaf_places(value))
+            return Outcome(
+                constant=to_json(value), has_constant=True, place=place, leaf_places=leaf_places(value)
+            )
         text = self.text(node, kind)
         if not text:
             self.complain(place, f"'{kind}' needs a text that says why")
@@ -169,16 +211,21 @@ class RuleReader(Reader):
             if member not in decides:
                 self.complain(place, f"'{member}' is not decided by this rule", expected=", ".join(decides))
             branch = self.mapping(value, place, f"'given: {member}'")
-            self.keys(branch, ("let", "require", "value", "because"), ("value", "because"), f"'given: {member}'")
+            self.keys(
+                branch, ("let", "require", "value", "because"), ("value", "because"), f"'given: {member}'"
+            )
             template = self.template(branch.items["value"]) if "value" in branch.items else {}
             if not isinstance(template, Mapping):
                 self.complain(place, "'value' must give the other fields of the group")
                 continue
             result[member] = Given(
-                member=member, let=self.expressions(branch.items.get("let"), place, "'let'"),
-                require=self.requirements(branch.items.get("require")), value=template,
-                because=self.text(branch, "because") or "", place=place,
-            )  # fmt: skip
+                member=member,
+                let=self.expressions(branch.items.get("let"), place, "'let'"),
+                require=self.requirements(branch.items.get("require")),
+                value=template,
+                because=self.text(branch, "because") or "",
+                place=place,
+            )
         return result
 
     def requirements(self, node: YamlNode | None) -> tuple[Requirement, ...]:
@@ -196,7 +243,10 @@ class RuleReader(Reader):
             if that is not None:
                 found.append(
                     Requirement(
-                        that=that, message=self.text(mapping, "message") or "", nearest=nearest, place=mapping.place
+                        that=that,
+                        message=self.text(mapping, "message") or "",
+                        nearest=nearest,
+                        place=mapping.place,
                     )
                 )
         return tuple(found)

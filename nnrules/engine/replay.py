@@ -115,7 +115,7 @@ class Replay:
             NnrulesError: a value that is needed was not recorded.
         """
         needed = self._needed(node)
-        moving = {key for entry in needed if self._moves(entry) for key in entry.keys}
+        moving = {key for entry in needed.values() if self._moves(entry) for key in entry.keys}
         values = {key: value for key, value in self.values.items() if key not in moving}
         values[_BUDGET] = gpu_memory_gb
         runner = self._runner(values, {**self.plan.configurations, **self.plan.provenance["dropped"]})

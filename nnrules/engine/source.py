@@ -17,7 +17,17 @@ import yaml
 
 from nnrules.errors import PackError, Problem, RuleError
 
-__all__ = ["Json", "Place", "YamlList", "YamlMap", "YamlNode", "YamlScalar", "SourceFile", "read_yaml", "to_json"]
+__all__ = [
+    "Json",
+    "Place",
+    "SourceFile",
+    "YamlList",
+    "YamlMap",
+    "YamlNode",
+    "YamlScalar",
+    "read_yaml",
+    "to_json",
+]
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -25,10 +35,19 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z")
-_CONSTANTS: dict[str, None | bool] = {
-    "null": None, "Null": None, "NULL": None, "~": None, "": None,
-    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
-}  # fmt: skip
+_CONSTANTS: dict[str, bool | None] = {
+    "null": None,
+    "Null": None,
+    "NULL": None,
+    "~": None,
+    "": None,
+    "true": True,
+    "True": True,
+    "TRUE": True,
+    "false": False,
+    "False": False,
+    "FALSE": False,
+}
 _MAX_DEPTH = 60
 _MAX_DIGITS = 40
 
@@ -62,7 +81,9 @@ class Place:
         if not 1 <= self.line <= len(self.file.lines):
             return None
         number = f"{self.line:5d} | "
-        return f"{number}{self.file.lines[self.line - 1]}\n{' ' * (len(number) - 2)}| {' ' * (self.column - 1)}^"
+        return (
+            f"{number}{self.file.lines[self.line - 1]}\n{' ' * (len(number) - 2)}| {' ' * (self.column - 1)}^"
+        )
 
     def problem(
         self, what: str, *, got: str | None = None, expected: str | None = None, fix: str | None = None
@@ -78,7 +99,7 @@ class YamlScalar:
     """A scalar: its value under the core schema, and whether it was written plainly (without quotes or block)."""
 
     place: Place
-    value: None | bool | int | float | str
+    value: bool | int | float | str | None
     plain: bool
 
 
@@ -141,10 +162,14 @@ class _Builder:
         if depth > _MAX_DEPTH:
             raise RuleError(place.problem("nested too deeply", expected=f"at most {_MAX_DEPTH} levels"))
         if isinstance(event, yaml.AliasEvent):
-            self.complain(event, "aliases are not allowed", fix="Write the value out, or make it a parameter.")
+            self.complain(
+                event, "aliases are not allowed", fix="Write the value out, or make it a parameter."
+            )
             return YamlScalar(place, None, False)
         if getattr(event, "anchor", None):
-            self.complain(event, "anchors are not allowed", fix="Write the value out, or make it a parameter.")
+            self.complain(
+                event, "anchors are not allowed", fix="Write the value out, or make it a parameter."
+            )
         if tag := getattr(event, "tag", None):
             self.complain(event, "tags are not allowed", got=str(tag), fix="Remove the tag.")
         if isinstance(event, yaml.ScalarEvent):
@@ -222,7 +247,9 @@ def read_yaml(path: Path, name: str | None = None) -> YamlNode:
     except (OSError, UnicodeDecodeError) as exc:
         got = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
         fix = "Name a YAML file in UTF-8."
-        raise PackError(Problem(where=label, what="the file cannot be read as text", got=got, fix=fix)) from None
+        raise PackError(
+            Problem(where=label, what="the file cannot be read as text", got=got, fix=fix)
+        ) from None
     file = SourceFile(label, tuple(text.splitlines()))
     builder = _Builder(file, yaml.parse(text, Loader=_Loader))
     try:

@@ -13,10 +13,24 @@ from dataclasses import dataclass
 from nnrules.engine.source import Json
 
 __all__ = [
-    "BOOL", "COLUMN", "JSON", "MATRIX", "NULL", "NUM", "STR",
-    "ListType", "MaskedType", "RecordType", "Scalar", "Special", "Type", "VecType", "holds_record", "type_of_json",
+    "BOOL",
+    "COLUMN",
+    "JSON",
+    "MATRIX",
+    "NULL",
+    "NUM",
+    "STR",
+    "ListType",
+    "MaskedType",
+    "RecordType",
+    "Scalar",
+    "Special",
+    "Type",
+    "VecType",
+    "holds_record",
+    "type_of_json",
     "unify",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +142,9 @@ def type_of_json(value: Json) -> Type:
 
 def holds_record(kind: Type) -> bool:
     """Whether values of this type have named fields somewhere, which only the type knows the names of."""
-    return isinstance(kind, RecordType) or (isinstance(kind, ListType) and kind.item is not None and holds_record(kind.item))
+    return isinstance(kind, RecordType) or (
+        isinstance(kind, ListType) and kind.item is not None and holds_record(kind.item)
+    )
 
 
 def unify(left: Type, right: Type) -> Type | None:

@@ -59,13 +59,21 @@ def matches(value: Json, kind: Type) -> bool:
         wanted = (int, float) if kind == NUM else (bool,) if kind == BOOL else (str,)
         return isinstance(value, wanted) and not (kind == NUM and isinstance(value, bool))
     if isinstance(kind, VecType):
-        return isinstance(value, list) and len(value) == kind.length and all(matches(v, kind.item) for v in value)
+        return (
+            isinstance(value, list)
+            and len(value) == kind.length
+            and all(matches(v, kind.item) for v in value)
+        )
     if isinstance(kind, ListType):
         item = kind.item
         return isinstance(value, list) and (item is None or all(matches(v, item) for v in value))
     if isinstance(kind, RecordType):
         names = {name for name, _ in kind.fields}
-        return isinstance(value, dict) and set(value) == names and all(matches(value[n], k) for n, k in kind.fields)
+        return (
+            isinstance(value, dict)
+            and set(value) == names
+            and all(matches(value[n], k) for n, k in kind.fields)
+        )
     return True
 
 
@@ -85,9 +93,17 @@ def render(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.5g}" if not math.isfinite(value) or value != int(value) or abs(value) >= 1e15 else str(int(value))
+        return (
+            f"{value:.5g}"
+            if not math.isfinite(value) or value != int(value) or abs(value) >= 1e15
+            else str(int(value))
+        )
     if isinstance(value, (tuple, list)):
-        return " × ".join(map(render, value)) if value and not isinstance(value[0], (tuple, list)) else str(list(value))
+        return (
+            " × ".join(map(render, value))
+            if value and not isinstance(value[0], (tuple, list))
+            else str(list(value))
+        )
     return str(value)
 
 

@@ -17,8 +17,30 @@ __all__ = ["Reader", "shown_node"]
 
 T = TypeVar("T")
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
-_RESERVED = {"and", "or", "not", "if", "else", "in", "true", "false", "none", "dim", "inherited", "config", "plan",
-             "channel", "cases", "dataset", "crop", "classes", "budget", "extra", "has", "updated"}  # fmt: skip
+_RESERVED = {
+    "and",
+    "or",
+    "not",
+    "if",
+    "else",
+    "in",
+    "true",
+    "false",
+    "none",
+    "dim",
+    "inherited",
+    "config",
+    "plan",
+    "channel",
+    "cases",
+    "dataset",
+    "crop",
+    "classes",
+    "budget",
+    "extra",
+    "has",
+    "updated",
+}
 
 
 class Reader:
@@ -53,9 +75,11 @@ class Reader:
         for key in node.items:
             if key not in allowed:
                 self.complain(
-                    node.keys[key], f"unknown field '{key}' in {what}", expected=", ".join(allowed),
+                    node.keys[key],
+                    f"unknown field '{key}' in {what}",
+                    expected=", ".join(allowed),
                     fix=suggest(key, allowed),
-                )  # fmt: skip
+                )
         missing = [key for key in required if key not in node.items]
         if missing:
             names = ", ".join(missing)
@@ -68,7 +92,12 @@ class Reader:
             return None
         if isinstance(value, YamlScalar) and isinstance(value.value, str):
             return " ".join(value.value.split())
-        if isinstance(value, YamlScalar) and isinstance(value.value, (int, float)) and not isinstance(value.value, bool) and key == "unit":
+        if (
+            isinstance(value, YamlScalar)
+            and isinstance(value.value, (int, float))
+            and not isinstance(value.value, bool)
+            and key == "unit"
+        ):
             return str(value.value)
         self.complain(value.place, f"'{key}' must be text", got=shown_node(value))
         return None
@@ -80,9 +109,12 @@ class Reader:
             return default
         if value not in allowed:
             self.complain(
-                node.items[key].place, f"unknown {key}", got=value, expected=", ".join(allowed),
+                node.items[key].place,
+                f"unknown {key}",
+                got=value,
+                expected=", ".join(allowed),
                 fix=suggest(value, allowed),
-            )  # fmt: skip
+            )
             return default
         return value
 
@@ -91,7 +123,11 @@ class Reader:
         value = node.items.get(key)
         if value is None:
             return None
-        if isinstance(value, YamlScalar) and isinstance(value.value, (int, float)) and not isinstance(value.value, bool):
+        if (
+            isinstance(value, YamlScalar)
+            and isinstance(value.value, (int, float))
+            and not isinstance(value.value, bool)
+        ):
             return value.value
         self.complain(value.place, f"'{key}' must be a number", got=shown_node(value))
         return None

@@ -119,7 +119,9 @@ def _header(path: Path, row: tuple[int, list[str]]) -> list[tuple[str, str | Non
             )
             continue
         if match[1] in [name for name, _ in names]:
-            problems.append(Problem(where=where, what="a column stands twice", got=match[1], fix="Rename one."))
+            problems.append(
+                Problem(where=where, what="a column stands twice", got=match[1], fix="Rename one.")
+            )
         names.append((match[1], match[2].strip() or None if match[2] is not None else None))
     if len(cells) == 1 and not problems:
         problems.append(Problem(where=where, what="no column besides the case", fix="Add a column."))

@@ -11,7 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnrules.engine.types import BOOL, COLUMN, MATRIX, NUM, ListType, MaskedType, Scalar, Special, Type, VecType
+from nnrules.engine.types import (
+    BOOL,
+    COLUMN,
+    MATRIX,
+    NUM,
+    ListType,
+    MaskedType,
+    Scalar,
+    Special,
+    Type,
+    VecType,
+)
 
 __all__ = ["BUILTINS", "Builtin", "Typing", "TypingError", "broadcast", "builtin", "numbers"]
 

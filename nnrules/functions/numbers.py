@@ -138,5 +138,5 @@ def _where(kinds: Sequence[Type], _dim: int) -> Type:
 
 @builtin("where(condition, a, b)", _where)
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """a where the condition holds, else b, axis by axis. For one yes-or-no write ``a if condition else b``."""
+    """A where the condition holds, else b, axis by axis. For one yes-or-no write ``a if condition else b``."""
     return elementwise(lambda chosen, yes, no: yes if chosen else no, condition, a, b)

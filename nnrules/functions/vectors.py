@@ -212,5 +212,5 @@ def _drop_first(kinds: Sequence[Type], _dim: int) -> Type:
 
 @builtin("drop_first(v)", _drop_first)
 def drop_first(v: Any) -> Any:
-    """v without its first axis: the in-plane part, once the coarsest axis stands first."""
+    """V without its first axis: the in-plane part, once the coarsest axis stands first."""
     return v[1:]

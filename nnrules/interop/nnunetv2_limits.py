@@ -26,9 +26,10 @@ __all__ = [
 NETWORK_CLASSES: Mapping[str, tuple[str, str]] = {
     "plain_unet": ("dynamic_network_architectures.architectures.unet.PlainConvUNet", "n_conv_per_stage"),
     "residual_encoder_unet": (
-        "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet", "n_blocks_per_stage",
+        "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+        "n_blocks_per_stage",
     ),
-}  # fmt: skip
+}
 """Template → class in nnunetv2 2.8.1 and its argument for the blocks of the encoder."""
 
 NORMALIZATION_CLASSES: Mapping[str, str] = {
@@ -42,10 +43,16 @@ NORMALIZATION_CLASSES: Mapping[str, str] = {
 
 # nnunetv2 2.8.1, the first reader that takes the ending; .tif is read as 2D image where that succeeds.
 _READERS = {
-    ".png": "NaturalImage2DIO", ".bmp": "NaturalImage2DIO", ".tif": "NaturalImage2DIO",
-    ".nii.gz": "SimpleITKIO", ".nrrd": "SimpleITKIO", ".mha": "SimpleITKIO", ".gipl": "SimpleITKIO",
-    ".tiff": "Tiff3DIO", ".nii": "NibabelIO",
-}  # fmt: skip
+    ".png": "NaturalImage2DIO",
+    ".bmp": "NaturalImage2DIO",
+    ".tif": "NaturalImage2DIO",
+    ".nii.gz": "SimpleITKIO",
+    ".nrrd": "SimpleITKIO",
+    ".mha": "SimpleITKIO",
+    ".gipl": "SimpleITKIO",
+    ".tiff": "Tiff3DIO",
+    ".nii": "NibabelIO",
+}
 
 _REPRODUCTIONS = ("nnunet@2.8.0", "nnunet-resenc@2.8.0")
 
@@ -218,9 +225,11 @@ def _architecture_problems(place: str, architecture: Mapping[str, Any]) -> Itera
         got = value_at(architecture, path)
         if got != expected:
             yield Problem(
-                where=f"{place}.{path}", what="the networks of nnU-Net v2 cannot be built so", got=str(got),
+                where=f"{place}.{path}",
+                what="the networks of nnU-Net v2 cannot be built so",
+                got=str(got),
                 expected=str(expected),
-            )  # fmt: skip
+            )
 
 
 def _channel_count_problems(
@@ -241,6 +250,8 @@ def _channel_count_problems(
         got = configuration["architecture"][name]
         if got != expected:
             yield Problem(
-                where=f"{place}.architecture.{name}", what="nnU-Net v2 takes this number from dataset.json",
-                got=str(got), expected=str(expected),
-            )  # fmt: skip
+                where=f"{place}.architecture.{name}",
+                what="nnU-Net v2 takes this number from dataset.json",
+                got=str(got),
+                expected=str(expected),
+            )

@@ -33,9 +33,10 @@ def _intensity(document: dict[str, Any], num_channels: int, where: str) -> dict[
     if not isinstance(properties, dict):
         raise FingerprintError(
             Problem(
-                where=f"{where}: foreground_intensity_properties_per_channel", what="not an object by channel",
+                where=f"{where}: foreground_intensity_properties_per_channel",
+                what="not an object by channel",
                 fix="Let nnU-Net write the file again.",
-            )  # fmt: skip
+            )
         )
     channels: list[dict[str, float] | None] = []
     for index in range(num_channels):
@@ -84,9 +85,10 @@ def fingerprint_from_nnunet(
     if not isinstance(spacings, list) or not isinstance(shapes, list) or len(spacings) != len(shapes):
         raise FingerprintError(
             Problem(
-                where=where, what="'spacings' and 'shapes_after_crop' must be lists of one length",
+                where=where,
+                what="'spacings' and 'shapes_after_crop' must be lists of one length",
                 fix="Let nnU-Net write the file again.",
-            )  # fmt: skip
+            )
         )
     facts = dataset_facts(dataset_json, dataset_where, default_num_training=len(spacings))
     section = dataset_document(facts)

@@ -1,0 +1,1 @@
+"""What people read: plans, explanations, diffs and packs as text for a terminal."""

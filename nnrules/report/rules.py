@@ -47,7 +47,12 @@ def pack_view(pack: ShownPack) -> RenderableType:
             where = _line(entry.origin.where)
             if entry.replaced is not None:
                 where += f" replaces {_line(entry.replaced.where)}"
-            parts.append(Text(f"  {where}" + ("" if entry.status in ("own", "replaces") else f" ({entry.status})"), style="dim"))
+            parts.append(
+                Text(
+                    f"  {where}" + ("" if entry.status in ("own", "replaces") else f" ({entry.status})"),
+                    style="dim",
+                )
+            )
     return Group(*parts)
 
 
@@ -61,7 +66,9 @@ def tests_view(report: RuleTestReport) -> RenderableType:
     parts: list[RenderableType] = []
     for result in report.results:
         if result.status in ("failed", "passes unexpectedly"):
-            parts.append(Text(f"{result.status}: {result.name} ({result.where}, {result.subject})", style="red"))
+            parts.append(
+                Text(f"{result.status}: {result.name} ({result.where}, {result.subject})", style="red")
+            )
             parts += [Text(f"  {problem}") for problem in result.problems]
     coverage = report.coverage
     if coverage is not None:

@@ -38,7 +38,13 @@ def shown(value: Any, limit: int = 70) -> str:
     elif isinstance(value, dict):
         text = ", ".join(f"{key} {shown(item)}" for key, item in value.items())
     else:
-        text = "none" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else render(value)
+        text = (
+            "none"
+            if value is None
+            else ", ".join(map(str, value))
+            if isinstance(value, list)
+            else render(value)
+        )
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -104,7 +110,11 @@ def plan_view(plan: Plan) -> RenderableType:
     table.add_column("")
     # A second stage that takes everything from another configuration needs no column of its own.
     names = [name for name, entry in plan.configurations.items() if "inherits_from" not in entry]
-    names.sort(key=["2d", "3d_lowres", "3d_fullres"].index if set(names) <= {"2d", "3d_lowres", "3d_fullres"} else str)
+    names.sort(
+        key=["2d", "3d_lowres", "3d_fullres"].index
+        if set(names) <= {"2d", "3d_lowres", "3d_fullres"}
+        else str
+    )
     for name in names:
         table.add_column(name, overflow="fold")
     for label, path in _ROWS:
@@ -120,7 +130,10 @@ def plan_view(plan: Plan) -> RenderableType:
     for name, dropped in provenance["dropped"].items():
         parts.append(Text(f"{name}: not planned, because {dropped['because']}"))
     parts.append(_normalization(plan))
-    parts += [Text(f"warning ({entry['rule']}): {entry['text']}", style="yellow") for entry in provenance["warnings"]]
+    parts += [
+        Text(f"warning ({entry['rule']}): {entry['text']}", style="yellow")
+        for entry in provenance["warnings"]
+    ]
     return Group(*parts)
 
 
@@ -161,14 +174,18 @@ def explanation_view(explanation: Explanation) -> RenderableType:
     if others and len(explanation.decides) <= 6:
         parts.append(Text("decided together with " + ", ".join(others), style="dim"))
     if explanation.inputs:
-        table = Table(box=SIMPLE, show_edge=False, pad_edge=False, title="what the rule read", title_justify="left")
+        table = Table(
+            box=SIMPLE, show_edge=False, pad_edge=False, title="what the rule read", title_justify="left"
+        )
         for name in ("name", "value", "from"):
             table.add_column(name, overflow="fold")
         for entry in explanation.inputs:
             table.add_row(entry.name, shown(entry.value), entry.origin)
         parts.append(Padding(table, (1, 0, 0, 0)))
     if explanation.untaken:
-        table = Table(box=SIMPLE, show_edge=False, pad_edge=False, title="cases not taken", title_justify="left")
+        table = Table(
+            box=SIMPLE, show_edge=False, pad_edge=False, title="cases not taken", title_justify="left"
+        )
         for name in ("at", "when", ""):
             table.add_column(name, overflow="fold")
         for case in explanation.untaken:
@@ -185,7 +202,11 @@ def explanation_view(explanation: Explanation) -> RenderableType:
 
 def _rounds(rounds: Rounds) -> RenderableType:
     table = Table(
-        box=SIMPLE, show_edge=False, pad_edge=False, title=f"rounds of {rounds.function}", title_justify="left"
+        box=SIMPLE,
+        show_edge=False,
+        pad_edge=False,
+        title=f"rounds of {rounds.function}",
+        title_justify="left",
     )
     varying = [
         index
@@ -201,13 +222,18 @@ def _rounds(rounds: Rounds) -> RenderableType:
     for number, row in rows[:half] if cut else rows:
         table.add_row(str(number), *(_cell(row[index]) for index in varying))
     if cut:
-        table.add_row("…", *(f"{len(rows) - _MAX_ROWS} more" if not position else "" for position in range(len(varying))))
+        table.add_row(
+            "…",
+            *(f"{len(rows) - _MAX_ROWS} more" if not position else "" for position in range(len(varying))),
+        )
         for number, row in rows[-half:]:
             table.add_row(str(number), *(_cell(row[index]) for index in varying))
     fixed = [index for index in range(len(rounds.columns)) if index not in varying]
     parts: list[RenderableType] = [table]
     if fixed:
-        parts.append(Text("throughout: " + ", ".join(f"{rounds.columns[i]} {shown(rounds.rows[0][i])}" for i in fixed)))
+        parts.append(
+            Text("throughout: " + ", ".join(f"{rounds.columns[i]} {shown(rounds.rows[0][i])}" for i in fixed))
+        )
     if rounds.stopped:
         parts.append(Text(f"stopped: {rounds.stopped}"))
     return Group(*parts)
@@ -219,11 +245,17 @@ def diff_view(diff: PlanDiff) -> RenderableType:
         Text(f"{name}: {shown(old, 60)} → {shown(new, 60)}") for name, (old, new) in diff.context.items()
     ]
     if diff.is_empty:
-        parts.append(Text("No difference: both plans ask for the same network, training and inference.", style="green"))
+        parts.append(
+            Text("No difference: both plans ask for the same network, training and inference.", style="green")
+        )
         return Group(*parts)
     for title, changes in (("causes", diff.causes), ("consequences", diff.consequences)):
         if changes:
-            parts += [Text(""), Text(f"{title} ({len(changes)} fields)", style="bold underline"), *_groups(changes)]
+            parts += [
+                Text(""),
+                Text(f"{title} ({len(changes)} fields)", style="bold underline"),
+                *_groups(changes),
+            ]
     parts += [Text(""), Text(f"must run again: {_RERUN[diff.rerun]}", style="bold")]
     return Group(*parts)
 
@@ -237,7 +269,11 @@ def _groups(changes: Iterable[Change]) -> Iterator[RenderableType]:
         reasons.setdefault((change.why, change.rules), {}).setdefault(line, []).append(configuration)
     for (why, rules), lines in reasons.items():
         yield Text.assemble(("● ", "cyan"), (why, "cyan"))
-        places = [text.partition(" ")[2].strip("()") if text.split(" ")[0] in why else text for text in rules if text]
+        places = [
+            text.partition(" ")[2].strip("()") if text.split(" ")[0] in why else text
+            for text in rules
+            if text
+        ]
         if places:
             yield Text("  " + " → ".join(dict.fromkeys(places)), style="dim")
         for (field, old, new), configurations in lines.items():
