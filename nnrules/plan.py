@@ -92,12 +92,18 @@ class Plan:
             PlanError: every place that breaks the schema, or that contradicts another one.
         """
         version = document.get("schema_version") if isinstance(document, dict) else None
-        if isinstance(version, str) and version.split(".")[0] != PLAN_SCHEMA_VERSION.split(".")[0]:
+        if (
+            isinstance(version, str)
+            and version.split(".")[0] != PLAN_SCHEMA_VERSION.split(".", maxsplit=1)[0]
+        ):
             raise PlanError(
                 Problem(
-                    where=f"{where}: schema_version", what="this plan is of another major version", got=version,
-                    expected=PLAN_SCHEMA_VERSION, fix="Plan again with this version of nnrules.",
-                )  # fmt: skip
+                    where=f"{where}: schema_version",
+                    what="this plan is of another major version",
+                    got=version,
+                    expected=PLAN_SCHEMA_VERSION,
+                    fix="Plan again with this version of nnrules.",
+                )
             )
         validate(document, "plan", where=where, error=PlanError)
         problems = list(_contradictions(document, where))
@@ -136,7 +142,11 @@ class Plan:
             return value_at(self.document, path)
         except KeyError:
             raise PlanError(
-                Problem(where=path, what="the plan has no such field", fix="`nnrules explain PLAN` lists the fields.")
+                Problem(
+                    where=path,
+                    what="the plan has no such field",
+                    fix="`nnrules explain PLAN` lists the fields.",
+                )
             ) from None
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
@@ -153,9 +163,11 @@ def _contradictions(document: Mapping[str, Any], where: str) -> Iterator[Problem
         yield from _check_configuration(f"{where}: configurations.{name}", configuration, configurations)
     if len(document["channels"]) != len(document["dataset"]["channel_names"]):
         yield Problem(
-            where=f"{where}: channels", what="one entry a channel is needed", got=str(len(document["channels"])),
+            where=f"{where}: channels",
+            what="one entry a channel is needed",
+            got=str(len(document["channels"])),
             expected=str(len(document["dataset"]["channel_names"])),
-        )  # fmt: skip
+        )
 
 
 def _check_configuration(
@@ -184,9 +196,12 @@ def _check_configuration(
         if len(entries) != expected:
             wrong = True
             yield Problem(
-                where=f"{place}.{field}", what="wrong number of entries", got=str(len(entries)), expected=str(expected),
+                where=f"{place}.{field}",
+                what="wrong number of entries",
+                got=str(len(entries)),
+                expected=str(expected),
                 fix="Use `nnrules plan --set` rather than an editor: it derives what depends on a change.",
-            )  # fmt: skip
+            )
     if not wrong:
         yield from _check_patch(place, configuration)
     yield from _check_transpose(place, configuration)
@@ -195,7 +210,10 @@ def _check_configuration(
         target = configuration.get(link)
         if target is not None and target not in others:
             yield Problem(
-                where=f"{place}.{link}", what="this stage is not in the plan", got=str(target), expected=", ".join(others)
+                where=f"{place}.{link}",
+                what="this stage is not in the plan",
+                got=str(target),
+                expected=", ".join(others),
             )
 
 
@@ -207,9 +225,12 @@ def _check_patch(place: str, configuration: Mapping[str, Any]) -> Iterator[Probl
     if any(edge % total for edge, total in zip(patch, divisor, strict=True)):
         nearest = [-(-edge // total) * total for edge, total in zip(patch, divisor, strict=True)]
         yield Problem(
-            where=f"{place}.patch_size", what="the strides do not divide the patch", got=str(patch),
-            expected=f"multiples of {divisor}", fix=f"The nearest larger patch is {nearest}.",
-        )  # fmt: skip
+            where=f"{place}.patch_size",
+            what="the strides do not divide the patch",
+            got=str(patch),
+            expected=f"multiples of {divisor}",
+            fix=f"The nearest larger patch is {nearest}.",
+        )
 
 
 def _check_transpose(place: str, configuration: Mapping[str, Any]) -> Iterator[Problem]:
@@ -219,9 +240,11 @@ def _check_transpose(place: str, configuration: Mapping[str, Any]) -> Iterator[P
         yield Problem(where=f"{place}.transpose_forward", what="each axis must stand once", got=str(forward))
     elif [forward.index(axis) for axis in axes] != backward:
         yield Problem(
-            where=f"{place}.transpose_backward", what="this does not undo transpose_forward", got=str(backward),
+            where=f"{place}.transpose_backward",
+            what="this does not undo transpose_forward",
+            got=str(backward),
             expected=str([forward.index(axis) for axis in axes]),
-        )  # fmt: skip
+        )
 
 
 def _check_augmentation(place: str, configuration: Mapping[str, Any]) -> Iterator[Problem]:
@@ -232,6 +255,8 @@ def _check_augmentation(place: str, configuration: Mapping[str, Any]) -> Iterato
         for name in augmentation.get(field, []):
             if name not in transforms:
                 yield Problem(
-                    where=f"{place}.augmentation.{field}", what="a transform without parameters", got=name,
+                    where=f"{place}.augmentation.{field}",
+                    what="a transform without parameters",
+                    got=name,
                     expected="an entry of augmentation.transforms",
-                )  # fmt: skip
+                )

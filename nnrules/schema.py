@@ -88,7 +88,7 @@ def _expected(error: Any) -> str | None:
         "required": lambda: "the field " + error.message.split(" is a required")[0],
         "additionalProperties": lambda: "only " + ", ".join(sorted(error.schema.get("properties", {}))),
         "uniqueItems": lambda: "no value twice",
-        "dependentRequired": lambda: "the field {0} with {1}".format(
+        "dependentRequired": lambda: "the field {} with {}".format(
             *error.message.split(" is a dependency of ")
         ),
     }

@@ -170,7 +170,7 @@ def explain(
 ) -> None:
     """Say why a value of a plan is what it is; without PATH, list every field with its rule."""
     from nnrules.engine.explain import explain as explain_field
-    from nnrules.engine.explain import field_origins
+    from nnrules.engine.origins import field_origins
     from nnrules.report.terminal import explanation_view, leaves_view
 
     loaded = load_plan(plan)
@@ -188,7 +188,7 @@ def explain(
     if as_json:
         say_json([{"path": name, "value": value, "decided_by": origin} for name, value, origin in fields])
     else:
-        show(leaves_view(loaded, fields))
+        show(leaves_view(fields))
 
 
 @app.command()

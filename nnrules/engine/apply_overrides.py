@@ -156,16 +156,17 @@ def _group_error(rule: Rule, paths: tuple[str, ...], chosen: list[str]) -> PlanE
 
 
 def missed_overrides(machine: Machine, overrides: Overrides) -> None:
-    """Refuse overrides that reached no decision: their configuration or channel is not planned.
+    """Refuse overrides of what is not planned, or is no longer planned because of them.
 
     Raises:
         PlanError: each such path, with the reason.
     """
     problems = []
     for path in [*overrides.whole, *overrides.parts]:
-        if path in overrides.used or path in overrides.optional:
-            continue
         configuration = path.split(".")[1] if path.startswith("configurations.") else ""
+        is_planned = path in overrides.used and configuration not in machine.result.dropped
+        if is_planned or path in overrides.optional:
+            continue
         _, reason = machine.result.dropped.get(configuration, (None, "the dataset has no such entry"))
         problems.append(
             Problem(where=path, what=f"this is not part of the plan: {reason}", fix="Leave it out.")

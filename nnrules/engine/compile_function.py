@@ -9,7 +9,7 @@ from nnrules.engine.compile_expression import ExpressionCompiler
 from nnrules.engine.compiling import constant_value
 from nnrules.engine.emit import Emitter, Value
 from nnrules.engine.expressions import Expression
-from nnrules.engine.model import Function, Pack, Template
+from nnrules.engine.model import Function, Pack, Step, Template
 from nnrules.engine.source import Place
 from nnrules.engine.types import COLUMN, JSON, MATRIX, ListType, RecordType, Type, VecType, holds_record
 from nnrules.errors import RuleError
@@ -126,7 +126,7 @@ class _FunctionNames:
         self.variables: dict[str, Value] = {}
         self.params_read: set[str] = set()
 
-    def lookup(self, em: Emitter, name: str) -> Value | None:
+    def lookup(self, em: Emitter, name: str) -> Value | None:  # noqa: ARG002 - the protocol's signature
         if name in self.variables:
             return self.variables[name]
         if name == "dim":
@@ -242,7 +242,7 @@ class _FunctionCompiler:
             if self.library.traced:
                 em.emit("before = {" + ", ".join(self.shown(self.before)) + "}")
             for step in function.steps:
-                self.step(step.let, step.set, step.collect, step.stop_if, step.because, step.place)
+                self.step(step)
             if self.library.traced:
                 self.trace(None)
         em.emit(f"else: at_most_reached({function.name!r}, {function.at_most})")
@@ -258,41 +258,33 @@ class _FunctionCompiler:
             self.state[name] = self.em.variable(value.type, f"s_{name}")
             self.names.variables[name] = self.state[name]
 
-    def step(
-        self,
-        let: Mapping[str, Expression] | None,
-        assign: Mapping[str, Expression] | None,
-        collect: Mapping[str, Expression] | None,
-        stop_if: Expression | None,
-        because: str | None,
-        place: Place,
-    ) -> None:
+    def step(self, step: Step) -> None:
         em = self.em
-        for name, expression in (let or {}).items():
+        for name, expression in (step.let or {}).items():
             self.declare(
                 name, em.name_value(self.compiler.compile(expression), f"l_{name}"), expression.place
             )
-        if stop_if is not None:
-            condition = self.compiler.condition(stop_if, "stop_if")
+        if step.stop_if is not None:
+            condition = self.compiler.condition(step.stop_if, "stop_if")
             with em.block(f"if {em.packed(condition)}:"):
                 if self.library.traced:
-                    self.trace(because or str(stop_if))
+                    self.trace(step.because or str(step.stop_if))
                 em.emit("break")
-        if assign:
-            values = {name: self.compiler.compile(expression) for name, expression in assign.items()}
+        if step.set:
+            values = {name: self.compiler.compile(expression) for name, expression in step.set.items()}
             for name, value in values.items():
                 if value.type != self.state[name].type:
                     raise RuleError(
-                        assign[name].place.problem(
+                        step.set[name].place.problem(
                             f"'{name}' changes its type",
                             got=str(value.type),
                             expected=str(self.state[name].type),
                         )
                     )
-            em.place = place
+            em.place = step.place
             em.assign_together([self.state[name] for name in values], list(values.values()))
             self.renew_state()
-        for name, expression in (collect or {}).items():
+        for name, expression in (step.collect or {}).items():
             value = self.compiler.compile(expression)
             kind = self.collected[name]
             assert isinstance(kind, ListType)

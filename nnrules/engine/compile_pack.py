@@ -34,6 +34,13 @@ _ENGINE_FIELDS = {
 
 
 class PackCompiler:
+    """Compiles a pack by demand; see the module.
+
+    Args:
+        pack: a resolved pack.
+        traced: whether loops record their rounds.
+    """
+
     def __init__(self, pack: Pack, *, traced: bool) -> None:
         self.pack = pack
         self.library = FunctionLibrary(pack, traced=traced)

@@ -35,6 +35,13 @@ __all__ = ["NodeCompiler"]
 
 
 class NodeCompiler:
+    """Compiles one node.
+
+    Args:
+        owner: resolves names and holds the generated code.
+        node: the rule or fact, for one configuration.
+    """
+
     def __init__(self, owner: PackCompiler, node: Node) -> None:
         self.owner = owner
         self.node = node
@@ -256,7 +263,7 @@ class NodeCompiler:
                 # What comes after may fail on a value that breaks this, so the first one is told alone.
                 em.emit("return broken, None")
         others = [path for path in rule.decides if path != member]
-        self._check_given(rule, given, others)
+        self._check_given(given, others)
         parts = []
         for path in rule.decides:
             if path == member:
@@ -274,7 +281,7 @@ class NodeCompiler:
         em.emit(f"return broken, ({', '.join(parts)},)")
         return self.name_of(em)
 
-    def _check_given(self, rule: Rule, given: Given, others: list[str]) -> None:
+    def _check_given(self, given: Given, others: list[str]) -> None:
         if set(given.value) != set(others):
             raise RuleError(
                 given.place.problem(

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from nnrules.engine.explain import DecisionIndex, find_decision, index_decisions, node_at, pack_of
+from nnrules.engine.explain import pack_of
 from nnrules.engine.model import Pack
+from nnrules.engine.origins import DecisionIndex, find_decision, index_decisions, node_at
 from nnrules.engine.planning import compiled
 from nnrules.engine.program import Program
 from nnrules.engine.replay import Replay
@@ -57,9 +58,15 @@ class Change:
     def to_json(self) -> dict[str, Any]:
         """The change as a JSON object."""
         return {
-            "path": self.path, "old": self.old, "new": self.new, "role": self.role, "why": self.why,
-            "rules": list(self.rules), "kind": self.kind, "rerun": self.rerun,
-        }  # fmt: skip
+            "path": self.path,
+            "old": self.old,
+            "new": self.new,
+            "role": self.role,
+            "why": self.why,
+            "rules": list(self.rules),
+            "kind": self.kind,
+            "rerun": self.rerun,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +144,10 @@ def diff_plans(a: Plan, b: Plan, *, packs: tuple[Pack | None, Pack | None] = (No
     """
     old, new = _side(a, packs[0]), _side(b, packs[1])
     context = _context(a, b)
-    paths = [path for path in [*new.values, *(p for p in old.values if p not in new.values)]]
+    paths = [*new.values, *(p for p in old.values if p not in new.values)]
     changed = [p for p in paths if not _equal(old.values.get(p, _ABSENT), new.values.get(p, _ABSENT))]
     changed = [p for p in changed if not _inherited_copy(p, old, new, set(changed))]
-    changes = [_change(path, old, new, set(changed), context) for path in changed]
+    changes = [_change(path, old, new, set(changed)) for path in changed]
     changes += _dropped(a, b)
     # Stable: causes first, within each role what was inferred from the data before what is fixed for all data.
     changes.sort(key=lambda change: (change.role != "cause", change.kind == "blueprint"))
@@ -195,21 +202,31 @@ def _dropped(a: Plan, b: Plan) -> list[Change]:
         place = f"{missing['rule']} ({missing['file']}:{missing['line']})" if missing else None
         changes.append(
             Change(
-                path=f"configurations.{name}", old="planned" if gone else _ABSENT, new=_ABSENT if gone else "planned",
-                role="cause", why=f"{'now' if gone else 'before'}: {reason}",
-                rules=(None, place) if gone else (place, None), kind="inferred", rerun="train",
-            )  # fmt: skip
+                path=f"configurations.{name}",
+                old="planned" if gone else _ABSENT,
+                new=_ABSENT if gone else "planned",
+                role="cause",
+                why=f"{'now' if gone else 'before'}: {reason}",
+                rules=(None, place) if gone else (place, None),
+                kind="inferred",
+                rerun="train",
+            )
         )
     return changes
 
 
-def _change(path: str, old: _Side, new: _Side, changed: set[str], context: dict[str, tuple[Json, Json]]) -> Change:
-    role, why = _judge(path, old, new, changed, context)
+def _change(path: str, old: _Side, new: _Side, changed: set[str]) -> Change:
+    role, why = _judge(path, old, new, changed)
     return Change(
-        path=path, old=old.values.get(path, _ABSENT), new=new.values.get(path, _ABSENT), role=role, why=why,
-        rules=(_rule_text(old, path), _rule_text(new, path)), kind=_kind(new, path) or _kind(old, path),
+        path=path,
+        old=old.values.get(path, _ABSENT),
+        new=new.values.get(path, _ABSENT),
+        role=role,
+        why=why,
+        rules=(_rule_text(old, path), _rule_text(new, path)),
+        kind=_kind(new, path) or _kind(old, path),
         rerun=_rerun(path),
-    )  # fmt: skip
+    )
 
 
 def _rule_text(side: _Side, path: str) -> str | None:
@@ -223,7 +240,7 @@ def _kind(side: _Side, path: str) -> str | None:
 
 
 def _judge(
-    path: str, old: _Side, new: _Side, changed: set[str], context: dict[str, tuple[Json, Json]]
+    path: str, old: _Side, new: _Side, changed: set[str]
 ) -> tuple[Literal["cause", "consequence"], str]:
     before, after = find_decision(old.plan, old.index, path), find_decision(new.plan, new.index, path)
     if before is None or after is None:
@@ -231,17 +248,19 @@ def _judge(
             return "cause", "a fact of the dataset"
         owner = "old" if path in old.values else "new"
         return "cause", f"only the {owner} plan decides this"
-    if "override" in before.entry or "override" in after.entry:
-        if before.entry.get("override") != after.entry.get("override") or path in _overridden(old, new):
-            return "cause", "set by the user"
+    left, right = before.entry.get("override"), after.entry.get("override")
+    if left != right or (left is not None and path in _overridden(old, new)):
+        return "cause", "set by the user"
     own = _own_change(before.entry, after.entry, old, new)
     verdict = _counterfactual(path, old, new) if own else None
     if own and verdict is not False:
         return "cause", own
-    through = list(_through(before.entry, after.entry, old, new, changed))
+    through = list(_through(after.entry, old, new, changed))
     inputs = [text for text in through if text.startswith(("the ", "case "))]
     if through:
-        role: Literal["cause", "consequence"] = "cause" if inputs and len(inputs) == len(through) else "consequence"
+        role: Literal["cause", "consequence"] = (
+            "cause" if inputs and len(inputs) == len(through) else "consequence"
+        )
         return role, ("" if role == "cause" else "follows from ") + ", ".join(dict.fromkeys(through))
     return "cause", own or "the rule's inputs changed"
 
@@ -252,7 +271,9 @@ def _overridden(old: _Side, new: _Side) -> set[str]:
 
 def _params(entry: dict[str, Any], side: _Side) -> dict[str, Any]:
     table = side.plan.provenance["params"]
-    names = [ref.removeprefix("params:") for ref in entry.get("reads", {}).values() if ref.startswith("params:")]
+    names = [
+        ref.removeprefix("params:") for ref in entry.get("reads", {}).values() if ref.startswith("params:")
+    ]
     return {name: table[name]["value"] for name in names}
 
 
@@ -263,7 +284,9 @@ def _own_change(before: dict[str, Any], after: dict[str, Any], old: _Side, new: 
             return f"rule {after['rule']} decides instead of {before['rule']}"
         return f"rule {after['rule']} changed"
     left, right = _params(before, old), _params(after, new)
-    moved = [f"{name} {left[name]} → {right[name]}" for name in right if name in left and left[name] != right[name]]
+    moved = [
+        f"{name} {left[name]} → {right[name]}" for name in right if name in left and left[name] != right[name]
+    ]
     return "parameter " + ", ".join(moved) if moved else None
 
 
@@ -303,9 +326,7 @@ def _ends(key: str, path: str) -> bool:
     return path.endswith(rest.partition("/")[2] if key.startswith("config/") else rest)
 
 
-def _through(
-    before: dict[str, Any], after: dict[str, Any], old: _Side, new: _Side, changed: set[str]
-) -> Iterator[str]:
+def _through(after: dict[str, Any], old: _Side, new: _Side, changed: set[str]) -> Iterator[str]:
     """Through which of its inputs the change came."""
     for name, reference in sorted(after.get("reads", {}).items()):
         kind, _, rest = reference.partition(":")

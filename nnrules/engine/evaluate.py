@@ -41,10 +41,14 @@ def inputs_of(pack: Pack, fingerprint: Fingerprint, gpu_memory_gb: float) -> dic
         kind = {"string": "text"}.get(column.type, column.type)
         if kind != declared.type:
             problems.append(
-                declared.place.problem(f"extra.{name} has another type in the fingerprint", got=kind, expected=declared.type)
+                declared.place.problem(
+                    f"extra.{name} has another type in the fingerprint", got=kind, expected=declared.type
+                )
             )
         is_text = kind == "text"
-        values[f"extra.{name}"] = tuple(map(str, column.values)) if is_text else np.asarray(column.values, float)
+        values[f"extra.{name}"] = (
+            tuple(map(str, column.values)) if is_text else np.asarray(column.values, float)
+        )
     if problems:
         raise EvaluationError(problems)
     return values
@@ -61,7 +65,11 @@ class Runner(Machine):
     """
 
     def __init__(
-        self, program: Program, inputs: Mapping[str, Any], fingerprint: Fingerprint | None, overrides: Overrides
+        self,
+        program: Program,
+        inputs: Mapping[str, Any],
+        fingerprint: Fingerprint | None,
+        overrides: Overrides,
     ) -> None:
         super().__init__(program, inputs)
         self.fingerprint = fingerprint
@@ -93,18 +101,28 @@ class Runner(Machine):
         if not matches(unpack(names, node.types[0]), ListType(STR)):
             got, expected = str(names), "a list of names, e.g. constant: [2d, 3d_fullres]"
             raise EvaluationError(
-                node.place.problem(f"{self.describe(node)} gives no list of configurations", got=got, expected=expected)
+                node.place.problem(
+                    f"{self.describe(node)} gives no list of configurations", got=got, expected=expected
+                )
             )
         unknown = [name for name in names if name not in known]
         if unknown:
             got, expected = ", ".join(unknown), ", ".join(known)
             if "configurations" in self.overrides.whole:
                 where = "configurations"
-                raise PlanError(Problem(where=where, what="the pack has no such configuration", got=got, expected=expected))
+                raise PlanError(
+                    Problem(
+                        where=where, what="the pack has no such configuration", got=got, expected=expected
+                    )
+                )
             raise EvaluationError(
-                node.place.problem(f"{self.describe(node)} lists unknown configurations", got=got, expected=expected)
+                node.place.problem(
+                    f"{self.describe(node)} lists unknown configurations", got=got, expected=expected
+                )
             )
-        return [name for name, entry in known.items() if name in names and entry.inherits_from in (None, *names)]
+        return [
+            name for name, entry in known.items() if name in names and entry.inherits_from in (None, *names)
+        ]
 
     def channels(self, node: Node) -> None:
         assert self.fingerprint is not None
@@ -137,9 +155,9 @@ class Runner(Machine):
         overridden = [path for path in paths if path in self.overrides.whole]
         if overridden and not node.keys[0].startswith("inherited:"):
             self.overrides.used.update(overridden)
-            values, kinds, because = confirmed_values(
-                self, self.overrides, node, paths
-            ) or overridden_values(self, self.overrides, node, paths, overridden)
+            values, kinds, because = confirmed_values(self, self.overrides, node, paths) or overridden_values(
+                self, self.overrides, node, paths, overridden
+            )
             self.store(node, paths, values, kinds, None, (), (), because, overridden[0])
             return
         if node.constant is not None:
@@ -150,31 +168,32 @@ class Runner(Machine):
             node, lambda: self.program.namespace[node.code_name](self.env, self.memo, rounds)
         )
         rule = node.rule
-        chosen = self.choose(node, rule, tuple(whens), found)
+        chosen = self.choose(node, rule, found)
         if chosen is None:
             return
         index, values, because = chosen
         kinds = node.types if index < 0 else node.case_types[index]
         self.store(node, paths, values, kinds, index, tuple(whens), tuple(rounds), because)
 
-    def choose(
-        self, node: Node, rule: Rule, whens: tuple[bool, ...], found: list[Any]
-    ) -> tuple[int, tuple[Any, ...], str] | None:
+    def choose(self, node: Node, rule: Rule, found: list[Any]) -> tuple[int, tuple[Any, ...], str] | None:
         """Apply the hit policy; None when the configuration is dropped."""
         if not found and rule.hit != "collect":
             raise EvaluationError(
                 node.place.problem(
-                    f"no case of {self.describe(node)} applies", got=self.reading(node),
+                    f"no case of {self.describe(node)} applies",
+                    got=self.reading(node),
                     fix="Add a case, or an 'otherwise'.",
-                )  # fmt: skip
+                )
             )
         if len(found) > 1 and rule.hit == "unique":
             places = " and ".join(str(rule.cases[index].place) for index, _, _ in found)
             raise EvaluationError(
                 rule.cases[found[1][0]].place.problem(
-                    f"several cases of {self.describe(node)} apply", got=places,
-                    expected="exactly one (hit: unique)", fix="Make the conditions exclusive, or say 'hit: first'.",
-                )  # fmt: skip
+                    f"several cases of {self.describe(node)} apply",
+                    got=places,
+                    expected="exactly one (hit: unique)",
+                    fix="Make the conditions exclusive, or say 'hit: first'.",
+                )
             )
         texts = []
         for index, _, shown in found:
@@ -183,7 +202,12 @@ class Runner(Machine):
             if case.warn:
                 self.result.warnings.append((rule.id, fill_text(case.warn, names, shown)))
             if case.outcome.refuse or case.outcome.drop_configuration:
-                self.leave(node, rule, case, fill_text(case.outcome.refuse or case.outcome.drop_configuration or "", names, shown))
+                self.leave(
+                    node,
+                    rule,
+                    case,
+                    fill_text(case.outcome.refuse or case.outcome.drop_configuration or "", names, shown),
+                )
                 return None
             texts.append(fill_text(case.because, names, shown))
         if rule.hit == "collect":
@@ -192,7 +216,9 @@ class Runner(Machine):
         if rule.hit == "all_equal" and any(members != found[0][1] for _, members, _ in found):
             places = " and ".join(str(rule.cases[index].place) for index, _, _ in found)
             raise EvaluationError(
-                node.place.problem(f"the cases of {self.describe(node)} disagree", got=places, expected="equal values")
+                node.place.problem(
+                    f"the cases of {self.describe(node)} disagree", got=places, expected="equal values"
+                )
             )
         return found[0][0], found[0][1], texts[0]
 
@@ -226,23 +252,33 @@ class Runner(Machine):
                 ]
                 or [
                     Problem(
-                        where=str(self.program.pack.id), what="no configuration is planned for this dataset",
+                        where=str(self.program.pack.id),
+                        what="no configuration is planned for this dataset",
                         expected=", ".join(self.program.pack.configurations),
                         fix="Correct the rule that decides 'configurations'.",
-                    )  # fmt: skip
+                    )
                 ]
             )
 
-    def store(
-        self, node: Node, paths: tuple[str, ...], values: tuple[Any, ...], kinds: tuple[Type, ...], case: int | None,
-        whens: tuple[bool, ...], rounds: tuple[tuple[str, int], ...], because: str, overridden: str | None = None,
-    ) -> None:  # fmt: skip
+    def store(  # noqa: PLR0917 - the fields of one Decision
+        self,
+        node: Node,
+        paths: tuple[str, ...],
+        values: tuple[Any, ...],
+        kinds: tuple[Type, ...],
+        case: int | None,
+        whens: tuple[bool, ...],
+        rounds: tuple[tuple[str, int], ...],
+        because: str,
+        overridden: str | None = None,
+    ) -> None:
         plain = tuple(unpack(value, kind) for value, kind in zip(values, kinds, strict=True))
         self.demand_finite(node, plain)
         changed = [path for path in paths if path in self.overrides.parts]
         if changed:
             plain = tuple(
-                set_parts(self.overrides, path, value, kind) for path, value, kind in zip(paths, plain, kinds, strict=True)
+                set_parts(self.overrides, path, value, kind)
+                for path, value, kind in zip(paths, plain, kinds, strict=True)
             )
             values = tuple(repack(value, kind) for value, kind in zip(plain, kinds, strict=True))
             overridden = overridden or changed[0]
@@ -255,9 +291,16 @@ class Runner(Machine):
             return
         self.result.decisions.append(
             Decision(
-                node=node, paths=paths, values=plain, case=case, whens=whens, because=because, rounds=rounds,
-                reads=node.reads, overridden=overridden,
-            )  # fmt: skip
+                node=node,
+                paths=paths,
+                values=plain,
+                case=case,
+                whens=whens,
+                because=because,
+                rounds=rounds,
+                reads=node.reads,
+                overridden=overridden,
+            )
         )
 
     def record_inputs(self) -> None:
@@ -266,7 +309,9 @@ class Runner(Machine):
         used = {key for node in program.order for key in node.reads.values()}
         for key in sorted(used):
             if (key in names or key.startswith("extra.")) and dict.__contains__(self.env, key):
-                kind = next(node.read_types[n] for node in program.order for n, k in node.reads.items() if k == key)
+                kind = next(
+                    node.read_types[n] for node in program.order for n, k in node.reads.items() if k == key
+                )
                 self.result.inputs[key] = unpack(self.env[key], kind)
 
 
@@ -298,5 +343,3 @@ def evaluate(
     inputs = inputs_of(program.pack, fingerprint, gpu_memory_gb)
     with np.errstate(divide="raise", invalid="raise", over="raise"):
         return Runner(program, inputs, fingerprint, overrides or Overrides()).run()
-
-

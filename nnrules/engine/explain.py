@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nnrules.engine.compile_pack import compile_pack
 from nnrules.engine.digest import functions_called, functions_of
 from nnrules.engine.model import Pack
+from nnrules.engine.origins import ENGINE_FIELDS, Origin, find_decision, index_decisions, node_at
 from nnrules.engine.packs import load_pack
 from nnrules.engine.program import Node, Program
 from nnrules.engine.replay import Replay
@@ -20,16 +20,10 @@ from nnrules.engine.values import unpack
 from nnrules.errors import NnrulesError, PackError, PlanError, Problem
 from nnrules.plan import Plan
 
-__all__ = [
-    "BudgetFlip", "DecisionIndex", "Explanation", "InputValue", "Rounds", "UntakenCase", "explain", "field_origins", "find_decision",
-    "index_decisions", "node_at", "origin_of", "pack_of",
-]  # fmt: skip
+__all__ = ["BudgetFlip", "Explanation", "InputValue", "Rounds", "UntakenCase", "explain", "pack_of"]
 
 _FACTORS = (1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _STEPS_PER_GB = 100
-_ENGINE_FIELDS = {
-    "schema_version": "version of the plan format",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,93 +114,6 @@ class Explanation:
         return {name: value for name, value in result.items() if value not in (None, [])}
 
 
-@dataclass(slots=True)
-class _Origin:
-    """A decision entry of the plan, and the path under which it stands there."""
-
-    entry: dict[str, Any]
-    path: str
-    inherited_from: str | None = None
-
-
-@dataclass(slots=True)
-class DecisionIndex:
-    """The provenance entries of a plan by the paths that they decide."""
-
-    by_path: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def index_decisions(plan: Plan) -> DecisionIndex:
-    """Index the decisions of a plan."""
-    index = DecisionIndex()
-    for entry in plan.provenance["decisions"]:
-        for path in entry["decides"]:
-            index.by_path[path] = entry
-    return index
-
-
-def find_decision(plan: Plan, index: DecisionIndex, path: str) -> _Origin | None:
-    """The decision behind a path: its own, that of a record around it, or that of the configuration it inherits."""
-    parts = path
-    while parts:
-        if parts in index.by_path and parts != "configurations":
-            return _Origin(index.by_path[parts], parts)
-        parts = parts.rpartition(".")[0]
-    head = path.split(".", 2)
-    if len(head) == 3 and head[0] == "configurations" and head[1] in plan.configurations:
-        parent = plan.configurations[head[1]].get("inherits_from")
-        if parent:
-            found = find_decision(plan, index, f"configurations.{parent}.{head[2]}")
-            if found is not None:
-                return _Origin(found.entry, found.path, parent)
-    return None
-
-
-def origin_of(plan: Plan, path: str) -> dict[str, Any] | None:
-    """The provenance entry that decided a path (``None`` for facts of the fingerprint and of the format)."""
-    found = find_decision(plan, index_decisions(plan), path)
-    return None if found is None else found.entry
-
-
-def field_origins(plan: Plan, path: str | None = None) -> list[tuple[str, Json, str]]:
-    """Fields with their values and what decided them.
-
-    Args:
-        plan: the plan.
-        path: only this field, or the fields below it.
-
-    Returns:
-        ``(path, value, "rule (file:line)")`` in the order of the plan.
-
-    Raises:
-        PlanError: there is no such field, with the nearest one.
-    """
-    index = index_decisions(plan)
-    fields = list(plan.leaves())
-    chosen = [entry for entry in fields if path is None or _lies_in(entry[0], path)]
-    if not chosen:
-        names = [name for name, _ in fields]
-        close = difflib.get_close_matches(path or "", names, n=1, cutoff=0.4)
-        raise PlanError(
-            Problem(
-                where=str(path), what="the plan has no such field",
-                fix=f"Did you mean '{close[0]}'?" if close else "`nnrules explain PLAN` lists the fields.",
-            )  # fmt: skip
-        )
-    return [(name, value, _origin_text(plan, index, name)) for name, value in chosen]
-
-
-def _lies_in(field_path: str, path: str) -> bool:
-    return field_path == path or field_path.startswith((path + ".", path + "["))
-
-
-def _origin_text(plan: Plan, index: DecisionIndex, path: str) -> str:
-    found = find_decision(plan, index, path)
-    if found is None:
-        return "plan format" if path in _ENGINE_FIELDS else "fingerprint"
-    return f"{found.entry['rule']} ({found.entry['file']}:{found.entry['line']})"
-
-
 def pack_of(plan: Plan, override: Pack | None = None) -> Pack:
     """The pack that made a plan.
 
@@ -221,15 +128,22 @@ def pack_of(plan: Plan, override: Pack | None = None) -> Pack:
     spec = f"{recorded['name']}@{recorded['version']}"
     if override is None and recorded["version"] == "local":
         raise PackError(
-            Problem(where=spec, what="the plan was made with a rule file of the user", fix="Name it with --rules FILE.")
+            Problem(
+                where=spec,
+                what="the plan was made with a rule file of the user",
+                fix="Name it with --rules FILE.",
+            )
         )
     pack = override or load_pack(spec, preset=recorded["preset"])
     if pack.hash != recorded["hash"]:
         raise PackError(
             Problem(
-                where=spec, what="the pack has changed since the plan was made", got=pack.hash[:19],
-                expected=recorded["hash"][:19], fix="Plan again, or use the nnrules version that made the plan.",
-            )  # fmt: skip
+                where=spec,
+                what="the pack has changed since the plan was made",
+                got=pack.hash[:19],
+                expected=recorded["hash"][:19],
+                fix="Plan again, or use the nnrules version that made the plan.",
+            )
         )
     return pack
 
@@ -255,7 +169,11 @@ def explain(plan: Plan, path: str, *, pack: Pack | None = None, flips: bool = Tr
     explanation = Explanation(
         path=path,
         value=value,
-        source="override" if "override" in entry else "pack" if entry["rule"].startswith("configuration ") else "rule",
+        source="override"
+        if "override" in entry
+        else "pack"
+        if entry["rule"].startswith("configuration ")
+        else "rule",
         rule=entry["rule"],
         kind=entry["kind"],
         pack=entry.get("pack") or f"{plan.provenance['pack']['name']}@{plan.provenance['pack']['version']}",
@@ -264,7 +182,7 @@ def explain(plan: Plan, path: str, *, pack: Pack | None = None, flips: bool = Tr
         because=entry["because"],
         decides=tuple(entry["decides"]),
         inherited_from=found.inherited_from,
-        inputs=tuple(_inputs(plan, entry, found.path)),
+        inputs=tuple(_inputs(plan, entry)),
     )
     try:
         resolved = pack_of(plan, pack)
@@ -276,29 +194,37 @@ def explain(plan: Plan, path: str, *, pack: Pack | None = None, flips: bool = Tr
 
 
 def _not_a_decision(path: str, value: Json) -> Explanation:
-    if path.startswith("dataset.") or path.startswith("channels["):
+    if path.startswith(("dataset.", "channels[")):
         return Explanation(
-            path=path, value=value, source="fingerprint", because="a fact of the dataset, from its fingerprint",
-            file="fingerprint.json", line=None,
-        )  # fmt: skip
-    if path in _ENGINE_FIELDS:
-        return Explanation(path=path, value=value, source="format", because=_ENGINE_FIELDS[path])
+            path=path,
+            value=value,
+            source="fingerprint",
+            because="a fact of the dataset, from its fingerprint",
+            file="fingerprint.json",
+            line=None,
+        )
+    if path in ENGINE_FIELDS:
+        return Explanation(path=path, value=value, source="format", because=ENGINE_FIELDS[path])
     raise PlanError(
         Problem(where=path, what="this is not a single field", fix="Name one of the fields below it.")
     )
 
 
-def _inputs(plan: Plan, entry: dict[str, Any], path: str) -> Iterator[InputValue]:
+def _inputs(plan: Plan, entry: dict[str, Any]) -> Iterator[InputValue]:
     provenance = plan.provenance
     for name, reference in sorted(entry.get("reads", {}).items()):
         kind, _, rest = reference.partition(":")
         if kind == "params":
             param = provenance["params"][rest]
-            yield InputValue(name=name, value=param["value"], origin=f"parameter, {param['file']}:{param['line']}")
+            yield InputValue(
+                name=name, value=param["value"], origin=f"parameter, {param['file']}:{param['line']}"
+            )
         elif kind == "facts":
             fact = provenance["facts"].get(rest)
             if fact is not None:
-                yield InputValue(name=name, value=fact["value"], origin=f"fact, {fact['file']}:{fact['line']}")
+                yield InputValue(
+                    name=name, value=fact["value"], origin=f"fact, {fact['file']}:{fact['line']}"
+                )
         elif kind == "inputs":
             if rest in provenance["inputs"]:
                 source = "budget" if rest.startswith("budget.") else "fingerprint"
@@ -310,20 +236,7 @@ def _inputs(plan: Plan, entry: dict[str, Any], path: str) -> Iterator[InputValue
                 continue  # read under a condition that did not hold
 
 
-def node_at(program: Program, path: str) -> Node | None:
-    """The compiled rule that decides a plan path."""
-    head, _, rest = path.partition(".")
-    if head == "configurations":
-        name, _, inner = rest.partition(".")
-        key = f"config/{name}/{inner}"
-    elif head.startswith("channels["):
-        key = f"channel/{rest}"
-    else:
-        key = f"plan/{path}"
-    return program.by_key.get(key)
-
-
-def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: _Origin, *, flips: bool) -> None:
+def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: Origin, *, flips: bool) -> None:
     """Add what only the pack knows: title, cases not taken, rounds, flips."""
     entry = found.entry
     rule = pack.rules.get(entry["rule"])
@@ -334,20 +247,29 @@ def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: _Origin,
         if entry["case"] >= len(rule.cases):
             where, expected = f"provenance.decisions: rule '{rule.id}'", f"at most {len(rule.cases) - 1}"
             fix = "The plan was changed by hand: plan again."
-            raise PlanError(Problem(where=where, what="no such case", got=str(entry["case"]), expected=expected, fix=fix))
+            raise PlanError(
+                Problem(where=where, what="no such case", got=str(entry["case"]), expected=expected, fix=fix)
+            )
         case = rule.cases[entry["case"]]
         below = explanation.path[len(found.path) :].lstrip(".")
-        member = found.path.partition(".")[2].partition(".")[2] if found.path.startswith("configurations.") else found.path
+        member = (
+            found.path.partition(".")[2].partition(".")[2]
+            if found.path.startswith("configurations.")
+            else found.path
+        )
         places = case.outcome.leaf_places
         keys = [member, f"{member}.{below}"] if rule.is_group else [below]
         place = next((places[key] for key in reversed(keys) if key in places and key), case.outcome.place)
         explanation.file, explanation.line = place.file.name, place.line
         explanation.untaken = tuple(
-            UntakenCase(place=f"{other.place.file.name}:{other.place.line}", when=str(other.when),
-                        outcome="did not hold" if position < len(entry.get("whens", [])) else "not looked at")
+            UntakenCase(
+                place=f"{other.place.file.name}:{other.place.line}",
+                when=str(other.when),
+                outcome="did not hold" if position < len(entry.get("whens", [])) else "not looked at",
+            )
             for position, other in enumerate(rule.cases)
             if position != entry["case"] and other.when is not None
-        )  # fmt: skip
+        )
         words = {word for other in explanation.untaken for word in re.findall(r"\w+", other.when)}
         explanation.names = tuple((name, str(text)) for name, text in rule.let.items() if name in words)
     program = compile_pack(pack, traced=True)
@@ -363,7 +285,9 @@ def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: _Origin,
             position = node.keys.index(_node_key(program, found.path))
             explanation.flips = tuple(_flips(replay, node, position, plan))
     except NnrulesError as exc:
-        explanation.note = f"Some of the loops could not be run again from the plan alone: {exc.problems[0].what}."
+        explanation.note = (
+            f"Some of the loops could not be run again from the plan alone: {exc.problems[0].what}."
+        )
 
 
 def _node_key(program: Program, path: str) -> str:
@@ -449,4 +373,3 @@ def _flips(replay: Replay, node: Node, position: int, plan: Plan) -> Iterator[Bu
                     far, other = middle, tried
             yield BudgetFlip(gpu_memory_gb=far / _STEPS_PER_GB, value=other)
             break
-

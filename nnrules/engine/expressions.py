@@ -237,11 +237,12 @@ def parse_expression(text: str, place: Place) -> Expression:
             _place_in(text, place, 1, offset).problem(f"not an expression: {what}", got=text.strip(), fix=fix)
         )
     try:
-        if _depth(parsed) > _MAX_DEPTH:
-            raise RecursionError
+        too_deep = _depth(parsed) > _MAX_DEPTH
     except RecursionError:
+        too_deep = True
+    if too_deep:
         fix = "Name parts of it with let."
-        raise RuleError(place.problem("the expression is nested too deeply", fix=fix)) from None
+        raise RuleError(place.problem("the expression is nested too deeply", fix=fix))
     expression = Expression(text, place, parsed)
     problems = _check(expression, parsed)
     if problems:

@@ -121,7 +121,7 @@ _FINGERPRINT: tuple[Input, ...] = (
         name="cases.num_groups",
         type=NUM,
         doc="Distinct groups; a case without a group counts as a group of its own.",
-        read=lambda f: _num_groups(f),
+        read=lambda fingerprint: _num_groups(fingerprint),  # noqa: PLW0108 - defined below
     ),
     Input(
         name="cases.has_subjects",
@@ -177,7 +177,7 @@ CHANNEL_INPUTS: Mapping[str, Input] = {
             name="channel.index",
             type=NUM,
             doc="Position of this channel, from 0.",
-            read=lambda f, index: index,
+            read=lambda _, index: index,
         ),
         *(
             Input(

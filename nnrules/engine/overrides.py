@@ -44,16 +44,20 @@ def parse_assignment(text: str) -> tuple[str, Json]:
     if not sign or not path.strip():
         raise UsageError(
             Problem(
-                where=f"--set {text}", what="not an assignment", expected="PATH=VALUE",
+                where=f"--set {text}",
+                what="not an assignment",
+                expected="PATH=VALUE",
                 fix="For example --set configurations.3d_fullres.patch_size=[64,64,64].",
-            )  # fmt: skip
+            )
         )
     return path.strip(), _value(written.strip(), text)
 
 
 def _value(written: str, text: str) -> Json:
     def refuse(name: str) -> Json:
-        raise UsageError(Problem(where=f"--set {text}", what="numbers must be finite", got=name, fix="Give another value."))
+        raise UsageError(
+            Problem(where=f"--set {text}", what="numbers must be finite", got=name, fix="Give another value.")
+        )
 
     try:
         value: Json = json.loads(written, parse_constant=refuse)
@@ -62,7 +66,12 @@ def _value(written: str, text: str) -> Json:
             return [_value(part.strip(), text) for part in written.split(",")]
         if written.startswith(("[", "{")):
             raise UsageError(
-                Problem(where=f"--set {text}", what="the value is not valid JSON", got=written, fix="Check the brackets.")
+                Problem(
+                    where=f"--set {text}",
+                    what="the value is not valid JSON",
+                    got=written,
+                    fix="Check the brackets.",
+                )
             ) from None
         return written
     _check_finite(value, text)
@@ -71,7 +80,14 @@ def _value(written: str, text: str) -> Json:
 
 def _check_finite(value: Json, text: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(Problem(where=f"--set {text}", what="numbers must be finite", got=str(value), fix="Give another value."))
+        raise UsageError(
+            Problem(
+                where=f"--set {text}",
+                what="numbers must be finite",
+                got=str(value),
+                fix="Give another value.",
+            )
+        )
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_finite(item, text)
 
@@ -157,13 +173,16 @@ def _unknown(path: str, known: Mapping[str, str], program: Program) -> Problem:
         parent = program.pack.configurations[parts[1]].inherits_from
         if parent and _owner(f"configurations.{parent}.{parts[2]}", known):
             return Problem(
-                where=path, what=f"{parts[1]} takes this from {parent}",
+                where=path,
+                what=f"{parts[1]} takes this from {parent}",
                 fix=f"Set configurations.{parent}.{parts[2]} instead.",
-            )  # fmt: skip
+            )
     close = difflib.get_close_matches(path, list(known), n=1, cutoff=0.5)
     inside = [entry for entry in known if entry.startswith(path + ".")]
     expected = ", ".join(inside[:6]) if inside else None
     return Problem(
-        where=path or "override without a path", what="no rule of this pack decides this field", expected=expected,
+        where=path or "override without a path",
+        what="no rule of this pack decides this field",
+        expected=expected,
         fix=f"Did you mean '{close[0]}'?" if close else "`nnrules explain PLAN` lists the fields.",
-    )  # fmt: skip
+    )

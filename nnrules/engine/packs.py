@@ -59,7 +59,9 @@ def _pack_header(folder: Path) -> dict[str, str]:
         if key not in _PACK_KEYS
     ]
     problems += [
-        root.place.problem(f"pack.yaml lacks '{key}'") for key in ("name", "language", "latest") if key not in root.items
+        root.place.problem(f"pack.yaml lacks '{key}'")
+        for key in ("name", "language", "latest")
+        if key not in root.items
     ]
     if problems:
         raise RuleError(problems)
@@ -67,9 +69,11 @@ def _pack_header(folder: Path) -> dict[str, str]:
     if header["language"] != str(LANGUAGE):
         raise RuleError(
             root.items["language"].place.problem(
-                "this pack needs another version of the rule language", got=header["language"],
-                expected=str(LANGUAGE), fix="Install the nnrules version that the pack asks for.",
-            )  # fmt: skip
+                "this pack needs another version of the rule language",
+                got=header["language"],
+                expected=str(LANGUAGE),
+                fix="Install the nnrules version that the pack asks for.",
+            )
         )
     return header
 
@@ -134,7 +138,9 @@ def _read_version(spec: str, _stamp: tuple[tuple[str, int, int], ...]) -> _Versi
 def _version(spec: str) -> _Version:
     _, folder = pack_directory(spec)
     stamp = tuple(
-        (path.name, stat.st_size, stat.st_mtime_ns) for path in version_files(folder) for stat in [path.stat()]
+        (path.name, stat.st_size, stat.st_mtime_ns)
+        for path in version_files(folder)
+        for stat in [path.stat()]
     )
     return _read_version(spec, stamp)
 
@@ -174,7 +180,9 @@ def load_pack(spec: str | Path = DEFAULT_PACK, *, preset: str | None = None) -> 
         if len(chain) > limit:
             place = chain[-1].release.extends_place
             assert place is not None
-            raise RuleError(place.problem("packs extend one level only", got=" → ".join(str(v.id) for v in chain)))
+            raise RuleError(
+                place.problem("packs extend one level only", got=" → ".join(str(v.id) for v in chain))
+            )
         _check_exact(base, chain[-1])
         chain.append(_version(base))
     return _resolve(chain, preset)
@@ -202,14 +210,17 @@ def _moved(kind: str, name: str, base: Contents, top: Contents) -> list[str]:
     current = base.digests.get(f"{kind} {name}")
     if recorded is None or current is None or recorded[0] == current:
         return []
-    return [
-        f"{recorded[1]}: {kind} '{name}' replaces {recorded[0]}, but upstream it is now {current}: "
-        "compare the two and update 'replaces'."
-    ]
+    moved = f"{recorded[1]}: {kind} '{name}' replaces {recorded[0]}, but upstream it is now {current}"
+    return [f"{moved}: compare the two and update 'replaces'."]
 
 
-def _merge(
-    kind: str, lower: Mapping[str, Entry], upper: Mapping[str, Entry], base: Contents, top: Contents, warnings: list[str]
+def _merge(  # noqa: PLR0917 - two versions of one table, and where they come from
+    kind: str,
+    lower: Mapping[str, Entry],
+    upper: Mapping[str, Entry],
+    base: Contents,
+    top: Contents,
+    warnings: list[str],
 ) -> dict[str, Entry]:
     merged = dict(lower)
     for name, entry in upper.items():
@@ -227,7 +238,9 @@ def _resolve(chain: list[_Version], preset: str | None) -> Pack:
     for version in reversed(chain):
         upper = version.contents
         problems = [
-            place.problem(f"{label} replaces something that the extended pack does not have", fix="Remove 'replaces'.")
+            place.problem(
+                f"{label} replaces something that the extended pack does not have", fix="Remove 'replaces'."
+            )
             for label, (_, place) in upper.replaces.items()
             if label not in merged.digests
         ]
@@ -256,14 +269,27 @@ def _resolve(chain: list[_Version], preset: str | None) -> Pack:
         )
     base = chain[1] if len(chain) > 1 else None
     pack = Pack(
-        id=chain[0].id, title=release.title, reproduces=chain[0].release.reproduces,
-        extends=base.id if base else None, extends_hash=base.hash if base else None,
-        hash=_hash([(str(version.id), version.hash.encode()) for version in chain]) if base else chain[0].hash,
-        gpu_memory_gb=float(memory), preset=chosen.name if chosen else None, presets=release.presets,
-        default_preset=release.default_preset, configurations=release.configurations, params=merged.params,
-        facts=merged.facts, functions=merged.functions, rules=merged.rules, extra=release.extra,
-        warnings=tuple(warnings), replaced=replaced,
-    )  # fmt: skip
+        id=chain[0].id,
+        title=release.title,
+        reproduces=chain[0].release.reproduces,
+        extends=base.id if base else None,
+        extends_hash=base.hash if base else None,
+        hash=_hash([(str(version.id), version.hash.encode()) for version in chain])
+        if base
+        else chain[0].hash,
+        gpu_memory_gb=float(memory),
+        preset=chosen.name if chosen else None,
+        presets=release.presets,
+        default_preset=release.default_preset,
+        configurations=release.configurations,
+        params=merged.params,
+        facts=merged.facts,
+        functions=merged.functions,
+        rules=merged.rules,
+        extra=release.extra,
+        warnings=tuple(warnings),
+        replaced=replaced,
+    )
     _check_references(pack)
     return pack
 
@@ -297,9 +323,12 @@ def _choose_preset(pack: PackId, release: Release, wanted: str | None) -> Preset
     if name not in release.presets:
         raise PackError(
             Problem(
-                where=str(pack), what="no such preset", got=name, expected=", ".join(release.presets) or "none",
+                where=str(pack),
+                what="no such preset",
+                got=name,
+                expected=", ".join(release.presets) or "none",
                 fix="Leave --preset out." if not release.presets else None,
-            )  # fmt: skip
+            )
         )
     return release.presets[name]
 
@@ -310,7 +339,9 @@ def _apply_preset(params: dict[str, Param], preset: Preset | None) -> dict[str, 
     result = dict(params)
     for name, value in preset.params.items():
         if name not in params:
-            raise RuleError(preset.place.problem(f"the preset sets '{name}', which is no parameter of the pack"))
+            raise RuleError(
+                preset.place.problem(f"the preset sets '{name}', which is no parameter of the pack")
+            )
         _check_kind(name, params[name].value, value, preset.place)
         result[name] = dataclasses.replace(params[name], value=value, place=preset.place)
     return result
@@ -330,9 +361,10 @@ def _check_references(pack: Pack) -> None:
     for rule in pack.rules.values():
         problems += [
             rule.place.problem(
-                f"rule '{rule.id}' names an unknown configuration", got=name,
+                f"rule '{rule.id}' names an unknown configuration",
+                got=name,
                 expected=", ".join(pack.configurations) or "none are declared",
-            )  # fmt: skip
+            )
             for name in rule.configurations or ()
             if name not in pack.configurations
         ]
@@ -340,4 +372,3 @@ def _check_references(pack: Pack) -> None:
         problems.append(pack.facts[name].place.problem(f"'{name}' is both a fact and a parameter"))
     if problems:
         raise RuleError(problems)
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,19 @@ ENGINE_VERSION = "0.1.0"
 _MAX_GB = 4096
 
 
-@lru_cache(maxsize=16)
-def _compiled_by_hash(key: tuple[str, str | None]) -> list[Program]:
-    return []
+_MAX_PROGRAMS = 16
+_programs: dict[tuple[Any, ...], Program] = {}
 
 
 def compiled(pack: Pack) -> Program:
-    """The compiled form of a pack, kept for the process (by content hash and preset)."""
-    slot = _compiled_by_hash((pack.hash, pack.preset))
-    if not slot or slot[0].pack.id != pack.id:
-        slot[:] = [compile_pack(pack)]
-    return slot[0]
+    """The compiled form of a pack, kept for the process; the last sixteen packs stay."""
+    values = tuple(param.value for param in pack.params.values())
+    key = (pack.id, pack.hash, pack.preset, values)
+    program = _programs.pop(key, None) or compile_pack(pack)
+    _programs[key] = program
+    if len(_programs) > _MAX_PROGRAMS:
+        del _programs[next(iter(_programs))]
+    return program
 
 
 def make_plan(
@@ -72,14 +73,20 @@ def make_plan(
     """
     if isinstance(pack, Pack) and preset is not None:
         fix = "Choose the preset when the pack is loaded: load_pack(..., preset=...)."
-        raise UsageError(Problem(where="preset", what="a loaded pack has its preset already", got=preset, fix=fix))
+        raise UsageError(
+            Problem(where="preset", what="a loaded pack has its preset already", got=preset, fix=fix)
+        )
     resolved = pack if isinstance(pack, Pack) else load_pack(pack, preset=preset)
     memory = resolved.gpu_memory_gb if gpu_memory_gb is None else gpu_memory_gb
     if isinstance(memory, bool) or not isinstance(memory, (int, float)) or not 0 < memory <= _MAX_GB:
         raise UsageError(
-            Problem(where="gpu_memory_gb", what="not an amount of GPU memory", got=str(memory),
-                    expected=f"GB, above 0 and at most {_MAX_GB}")
-        )  # fmt: skip
+            Problem(
+                where="gpu_memory_gb",
+                what="not an amount of GPU memory",
+                got=str(memory),
+                expected=f"GB, above 0 and at most {_MAX_GB}",
+            )
+        )
     program = compiled(resolved)
     chosen = resolve_overrides(program, overrides or {})
     evaluation = evaluate(program, fingerprint, float(memory), chosen)
@@ -93,7 +100,9 @@ def make_plan(
         if chosen.given:
             raise
         fix = f"This is a mistake of the rule pack {resolved.id}: correct the rule that decides the field."
-        raise PlanError([*exc.problems, Problem(where=str(resolved.id), what="the rules gave an invalid plan", fix=fix)]) from None
+        raise PlanError(
+            [*exc.problems, Problem(where=str(resolved.id), what="the rules gave an invalid plan", fix=fix)]
+        ) from None
 
 
 def _put(document: dict[str, Any], path: str, value: Any) -> None:
@@ -141,7 +150,11 @@ def _document(program: Program, fingerprint: Fingerprint, evaluation: Evaluation
 
 def _overlaid(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
     """The parent's fields with the child's own on top; links to other stages are not inherited."""
-    merged = {key: value for key, value in parent.items() if key not in ("next_stage", "previous_stage", "inherits_from")}
+    merged = {
+        key: value
+        for key, value in parent.items()
+        if key not in ("next_stage", "previous_stage", "inherits_from")
+    }
     for key, value in child.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _overlaid(merged[key], value) if both else value
@@ -156,8 +169,12 @@ def _provenance(
 ) -> dict[str, Any]:
     pack = program.pack
     planned = set(evaluation.configurations)
-    used = [d for d in evaluation.decisions if d.node.configuration is None or d.node.configuration in planned]
-    params = sorted({name for decision in used for name in _params_of(decision.node)} | _fact_params(evaluation))
+    used = [
+        d for d in evaluation.decisions if d.node.configuration is None or d.node.configuration in planned
+    ]
+    params = sorted(
+        {name for decision in used for name in _params_of(decision.node)} | _fact_params(evaluation)
+    )
     return {
         "engine": ENGINE_VERSION,
         "pack": {
@@ -167,21 +184,36 @@ def _provenance(
             "hash": pack.hash,
             "reproduces": pack.reproduces,
             "preset": pack.preset,
-            "extends": None if pack.extends is None else {"pack": str(pack.extends), "hash": pack.extends_hash},
+            "extends": None
+            if pack.extends is None
+            else {"pack": str(pack.extends), "hash": pack.extends_hash},
         },
-        "fingerprint": {"name": fingerprint.dataset.name, "hash": fingerprint.hash, "num_cases": fingerprint.num_cases},
+        "fingerprint": {
+            "name": fingerprint.dataset.name,
+            "hash": fingerprint.hash,
+            "num_cases": fingerprint.num_cases,
+        },
         "budget": {"gpu_memory_gb": memory},
         "overrides": overrides.given,
         "inputs": evaluation.inputs,
         "params": {
-            name: {"value": param.value, "unit": param.unit, "file": param.place.file.name, "line": param.place.line}
+            name: {
+                "value": param.value,
+                "unit": param.unit,
+                "file": param.place.file.name,
+                "line": param.place.line,
+            }
             for name in params
             for param in [pack.params[name]]
         },
         "facts": {
             key.removeprefix("fact/"): {
-                "value": value, "unit": node.fact.unit, "file": node.fact.place.file.name, "line": node.fact.place.line,
-                "reads": _references(node), "digest": program.digest(node),
+                "value": value,
+                "unit": node.fact.unit,
+                "file": node.fact.place.file.name,
+                "line": node.fact.place.line,
+                "reads": _references(node),
+                "digest": program.digest(node),
             }
             for key, (node, value) in evaluation.facts.items()
             if node.fact is not None
@@ -189,12 +221,15 @@ def _provenance(
         "decisions": _merged([_entry(decision, program) for decision in used]) + _declarations(pack, planned),
         "dropped": {
             name: {
-                "rule": rule.id, "file": rule.place.file.name, "line": rule.place.line, "because": reason,
+                "rule": rule.id,
+                "file": rule.place.file.name,
+                "line": rule.place.line,
+                "because": reason,
             }
             for name, (rule, reason) in evaluation.dropped.items()
         },
         "warnings": [{"rule": rule, "text": text} for rule, text in evaluation.warnings],
-    }  # fmt: skip
+    }
 
 
 def _params_of(node: Node) -> set[str]:
@@ -207,7 +242,9 @@ def _fact_params(evaluation: Evaluation) -> set[str]:
 
 def _references(node: Node) -> dict[str, str]:
     """Name read → where its value stands: ``inputs:…``, ``facts:…``, ``params:…`` or a plan path."""
-    references = {name: _reference(key) for name, key in node.reads.items() if not key.startswith("inherited:")}
+    references = {
+        name: _reference(key) for name, key in node.reads.items() if not key.startswith("inherited:")
+    }
     references |= {name: f"params:{name}" for name in sorted(node.params)}
     # What a replaced rule reads on behalf of its replacement counts as read by that.
     return references if node.inherited is None else {**_references(node.inherited), **references}
@@ -230,7 +267,9 @@ def _reference(key: str) -> str:
 def _entry(decision: Decision, program: Program) -> dict[str, Any]:
     rule, pack = decision.node.rule, program.pack
     assert rule is not None
-    place = rule.cases[decision.case].place if decision.case is not None and decision.case >= 0 else rule.place
+    place = (
+        rule.cases[decision.case].place if decision.case is not None and decision.case >= 0 else rule.place
+    )
     entry: dict[str, Any] = {
         "decides": list(decision.paths),
         "rule": rule.id,

@@ -50,6 +50,7 @@ def _too_large() -> None:
 
 
 def generated_namespace() -> dict[str, Any]:
+    """What generated code may call: builtins of the rule language, and a fixed few of Python's."""
     return {
         "__builtins__": {
             name: getattr(builtins, name)

@@ -105,7 +105,9 @@ class Replay:
         with np.errstate(all="ignore"):
             for entry in _replaced(node):
                 runner.decide(entry, None)
-            result = runner.guard(node, lambda: self.program.namespace[node.code_name](runner.env, runner.memo, []))
+            result = runner.guard(
+                node, lambda: self.program.namespace[node.code_name](runner.env, runner.memo, [])
+            )
         return result, runner.result
 
     def at_budget(self, node: Node, gpu_memory_gb: float) -> tuple[Any, ...] | None:
@@ -161,7 +163,9 @@ class Replay:
     def _runner(self, values: Mapping[str, Any], configurations: Iterable[str]) -> Runner:
         overrides = resolve_overrides(self.program, self.plan.provenance["overrides"])
         runner = Runner(self.program, values, None, overrides)
-        runner.result.configurations[:] = [name for name in self.program.pack.configurations if name in configurations]
+        runner.result.configurations[:] = [
+            name for name in self.program.pack.configurations if name in configurations
+        ]
         return runner
 
 

@@ -50,7 +50,7 @@ def power(base: float, exponent: float) -> float:
     except OverflowError:
         raise OverflowError("the power is too large for any number") from None
     if isinstance(result, complex):
-        raise ValueError(f"{base} ** {exponent} is not a real number")
+        raise ValueError(f"{base} ** {exponent} is not a real number")  # noqa: TRY004 - a value, not a type
     return float(result) if isinstance(result, float) else int(result)
 
 

@@ -170,7 +170,7 @@ def unit(dim: int, axis: int) -> Any:
 
 @builtin("is_axis(axis)", _constant_vector(BOOL), uses_dim=True)
 def is_axis(dim: int, axis: int) -> Any:
-    """True on ``axis`` and false elsewhere; ``not is_axis(axis)`` selects the other axes."""
+    """True on ``axis`` and false elsewhere, so that ``not`` selects the other axes."""
     return tuple(position == axis for position in range(dim))
 
 

@@ -77,6 +77,7 @@ def tests_view(report: RuleTestReport) -> RenderableType:
     passed = len(report.results) - report.num_failed
     line = f"{report.pack}: {passed} passed, {report.num_failed} failed"
     if coverage is not None:
-        line += f", coverage {coverage.percent:.1f} % ({coverage.num_covered} of {coverage.num_targets} cases and outcomes)"
+        counts = f"{coverage.num_covered} of {coverage.num_targets} cases and outcomes"
+        line += f", coverage {coverage.percent:.1f} % ({counts})"
     parts.append(Text(line, style="bold green" if report.ok else "bold red"))
     return Group(*parts)

@@ -146,7 +146,7 @@ def _normalization(plan: Plan) -> Text:
     return Text("normalisation: " + ", ".join(texts))
 
 
-def leaves_view(plan: Plan, leaves: Iterable[tuple[str, Any, str]]) -> RenderableType:
+def leaves_view(leaves: Iterable[tuple[str, Any, str]]) -> RenderableType:
     """Fields with their values and deciding rules."""
     table = Table(box=SIMPLE, show_edge=False, pad_edge=False)
     for name in ("field", "value", "decided by"):

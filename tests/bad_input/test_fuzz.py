@@ -12,7 +12,8 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 from nnrules.dataset import load_dataset
 from nnrules.engine.diff import diff_plans
-from nnrules.engine.explain import explain, field_origins
+from nnrules.engine.explain import explain
+from nnrules.engine.origins import field_origins
 from nnrules.engine.packs import load_pack
 from nnrules.engine.planning import make_plan
 from nnrules.errors import NnrulesError

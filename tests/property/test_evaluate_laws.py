@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from nnrules.documents import canonical_json
 from nnrules.engine.compile_pack import compile_pack
 from nnrules.engine.evaluate import evaluate
-from nnrules.engine.explain import explain, origin_of
+from nnrules.engine.explain import explain
+from nnrules.engine.origins import origin_of
 from nnrules.engine.machine import Machine
 from nnrules.engine.packs import load_pack
 from nnrules.engine.planning import compiled, make_plan
