@@ -22,6 +22,7 @@ from nnrules.dataset_files import CaseFiles, find_case_files
 from nnrules.dataset_groups import assign
 from nnrules.documents import read_json
 from nnrules.errors import DatasetError, Problem
+from nnrules.image_geometry import is_utf8, name_problem
 
 __all__ = ["Case", "Dataset", "DatasetFacts", "dataset_facts", "is_dataset_json", "load_dataset"]
 
@@ -78,6 +79,7 @@ def load_dataset(path: Path, *, require_files: bool = True) -> Dataset:
     # Here the files themselves can be counted, below, where the document does not say how many there are.
     facts = dataset_facts(document, where, default_num_training=0)
     found, problems = find_case_files(document, document_path, facts)
+    problems += [name_problem(case.label_path) for case in found if not is_utf8(case.label_path)]
     if require_files:
         problems += _missing(found)
     if not found and not problems:

@@ -139,22 +139,16 @@ def _scalar(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def _holds_object(value: Any) -> bool:
+    return any(
+        bool(item) if isinstance(item, dict) else isinstance(item, (list, tuple)) and _holds_object(item)
+        for item in value
+    )
+
+
 def _flat(value: Any) -> str | None:
     """One-line form of a list whose items are scalars or lists of scalars, else None."""
-    parts: list[str] = []
-    for item in value:
-        if isinstance(item, dict):
-            if item:
-                return None
-            parts.append("{}")
-        elif isinstance(item, (list, tuple)):
-            inner = _flat(item)
-            if inner is None:
-                return None
-            parts.append(inner)
-        else:
-            parts.append(_scalar(item))
-    return "[" + ", ".join(parts) + "]"
+    return None if _holds_object(value) else _scalar(value)
 
 
 def _render(value: Any, indent: int) -> Iterable[str]:
@@ -228,12 +222,20 @@ def check_writable(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write atomically: a temporary file beside the target, synced, then renamed over it.
 
+    A link stays, and the file that it names is replaced. A device or pipe, such as ``/dev/stdout``, is written to.
+
     Raises:
         NnrulesError: when the folder is missing or not writable; nothing is left behind.
     """
     check_writable(path)
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        if path.exists() and not path.is_file():  # renaming a file over it would destroy it
+            path.write_text(text, encoding="utf-8")
+            return
+        target = path.resolve() if path.is_symlink() else path
+        handle, temporary = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".tmp"
+        )
     except OSError as exc:
         raise NnrulesError(_not_writable(path, exc.strerror or str(exc))) from None
     try:
@@ -244,7 +246,7 @@ def write_text(path: Path, text: str) -> None:
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        Path(temporary).replace(target)
     except OSError as exc:
         Path(temporary).unlink(missing_ok=True)
         raise NnrulesError(_not_writable(path, exc.strerror or str(exc))) from None

@@ -31,6 +31,8 @@ __all__ = [
     "checked_ending",
     "file_ending_of",
     "geometry_of_header",
+    "is_utf8",
+    "name_problem",
     "to_canonical",
 ]
 
@@ -86,12 +88,30 @@ def file_ending_of(path: Path) -> str | None:
     return next((ending for ending in READERS if name.endswith(ending)), None)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path is text; on Linux a file name may be any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def name_problem(path: Path) -> Problem:
+    """The problem of a path that is not text."""
+    shown = str(path).encode(errors="backslashreplace").decode()
+    return Problem(where=shown, what="the name of the file is not UTF-8", fix="Rename the file.")
+
+
 def checked_ending(path: Path) -> str:
     """The supported ending of a file name in lower case.
 
     Raises:
-        ImageError: when the ending is not supported.
+        ImageError: when the ending is not supported, or SimpleITK cannot be handed the name.
     """
+    if not is_utf8(path):
+        # SimpleITK would not raise, but end the process.
+        raise ImageError(name_problem(path))
     ending = file_ending_of(path)
     if ending is None:
         raise ImageError(

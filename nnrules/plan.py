@@ -5,6 +5,7 @@ Everything here works without the rules: loading, checking beyond the schema, an
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,8 +46,6 @@ def value_at(document: Any, path: str) -> Any:
     Raises:
         KeyError: there is nothing at this path.
     """
-    if not _PATH.match(path):
-        raise KeyError(path)
     value = document
     for name, index in _PART.findall(path):
         if index:
@@ -138,16 +137,16 @@ class Plan:
         Raises:
             PlanError: there is no such field.
         """
-        try:
-            return value_at(self.document, path)
-        except KeyError:
-            raise PlanError(
-                Problem(
-                    where=path,
-                    what="the plan has no such field",
-                    fix="`nnrules explain PLAN` lists the fields.",
-                )
-            ) from None
+        if _PATH.match(path):
+            with contextlib.suppress(KeyError):
+                return value_at(self.document, path)
+        raise PlanError(
+            Problem(
+                where=path or "path",
+                what="the plan has no such field",
+                fix="`nnrules explain PLAN` lists the fields.",
+            )
+        )
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """Every field but the provenance, with its path."""
@@ -159,6 +158,7 @@ class Plan:
 
 def _contradictions(document: Mapping[str, Any], where: str) -> Iterator[Problem]:
     configurations = document["configurations"]
+    yield from _check_provenance(document["provenance"], where)
     for name, configuration in configurations.items():
         yield from _check_configuration(f"{where}: configurations.{name}", configuration, configurations)
     if len(document["channels"]) != len(document["dataset"]["channel_names"]):
@@ -168,6 +168,20 @@ def _contradictions(document: Mapping[str, Any], where: str) -> Iterator[Problem
             got=str(len(document["channels"])),
             expected=str(len(document["dataset"]["channel_names"])),
         )
+
+
+def _check_provenance(provenance: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Every parameter that a decision read is recorded."""
+    read = {reference for entry in provenance["decisions"] for reference in entry.get("reads", {}).values()}
+    names = (reference.removeprefix("params:") for reference in read if reference.startswith("params:"))
+    for name in sorted(names):
+        if name not in provenance["params"]:
+            yield Problem(
+                where=f"{where}: provenance.params",
+                what="a parameter that decisions read is missing",
+                got=f"no {name}",
+                fix="The plan was changed by hand: plan again.",
+            )
 
 
 def _check_configuration(

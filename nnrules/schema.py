@@ -73,6 +73,7 @@ def _leaves(error: Any) -> Iterator[Any]:
 def _expected(error: Any) -> str | None:
     rule, wanted = error.validator, error.validator_value
     description = error.schema.get("description") if isinstance(error.schema, dict) else None
+    description = str(description).partition(". ")[0].rstrip(".") if description else None
     texts: dict[str, Callable[[], str]] = {
         "type": lambda: " or ".join(wanted) if isinstance(wanted, list) else str(wanted),
         "enum": lambda: "one of " + ", ".join(_shorten(value) for value in wanted),
@@ -97,7 +98,7 @@ def _expected(error: Any) -> str | None:
         return " or ".join(str(branch).rstrip(".") for branch in branches if branch) or None
     text = texts[rule]() if rule in texts else None
     if text is None and description:
-        return str(description).rstrip(".")
+        return description
     return f"{text} ({description})" if text and description and rule == "type" else text
 
 

@@ -5,8 +5,11 @@ Exit codes: 0 done, 1 a difference or a failed test, 2 an error that the user ca
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
+import os
 import sys
 
 import typer
@@ -41,10 +44,24 @@ def run(arguments: list[str] | None = None) -> int:
     except typer.Abort:
         typer.echo("interrupted", err=True)
         return 130
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        _discard_output()
+        return 0
+    except OSError as error:
+        where, what = str(error.filename or "nnrules"), "a file or the output cannot be read or written"
+        fix = "Check permissions and free space."
+        _report(
+            UsageError(Problem(where=where, what=what, got=error.strerror or str(error), fix=fix)), arguments
+        )
+        _discard_output()
+        return 2
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         return 130
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(str(error), err=True)
+            return 2
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             context = getattr(error, "ctx", None)
             where = context.command_path if context is not None else "nnrules"
@@ -75,8 +92,18 @@ def _report(error: NnrulesError, arguments: list[str] | None) -> None:
         typer.echo(f"{len(error.problems)} problems", err=True)
 
 
+def _discard_output() -> None:
+    """Forget what standard output could not take, so that Python does not try again when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """Entry point of the command ``nnrules``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # JSON is UTF-8, and tables use signs that older encodings lack.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.exit(run())
 
 

@@ -165,7 +165,8 @@ class PackCompiler:
         """Every name that could be read in place of a misspelt one."""
         yield from FINGERPRINT_INPUTS
         yield from BUDGET_INPUTS
-        yield from CHANNEL_INPUTS
+        if reader.rule is not None and reader.rule.scope == "channel":
+            yield from CHANNEL_INPUTS
         yield from self.pack.facts
         yield from (f"extra.{column}" for column in self.pack.extra)
         for key in [*self.deciders, *self.aliases]:

@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 from nnrules.engine.explain import pack_of
 from nnrules.engine.model import Pack
-from nnrules.engine.origins import DecisionIndex, find_decision, index_decisions, node_at
+from nnrules.engine.origins import DecisionIndex, find_decision, index_decisions, key_of, node_at
 from nnrules.engine.planning import compiled
 from nnrules.engine.program import Program
 from nnrules.engine.replay import Replay
 from nnrules.engine.source import Json
 from nnrules.engine.values import unpack
 from nnrules.errors import NnrulesError
-from nnrules.plan import Plan
+from nnrules.plan import Plan, value_at
 from nnrules.schema import load_schema
 
 __all__ = ["Change", "PlanDiff", "diff_plans"]
@@ -279,7 +279,7 @@ def _params(entry: dict[str, Any], side: _Side) -> dict[str, Any]:
 
 def _own_change(before: dict[str, Any], after: dict[str, Any], old: _Side, new: _Side) -> str | None:
     """What differs in the decision itself."""
-    if before["digest"] != after["digest"]:
+    if before.get("digest") != after.get("digest"):  # what a release file declares has none
         if before["rule"] != after["rule"]:
             return f"rule {after['rule']} decides instead of {before['rule']}"
         return f"rule {after['rule']} changed"
@@ -314,16 +314,13 @@ def _counterfactual(path: str, old: _Side, new: _Side) -> bool | None:
         return None
     index, members, _ = chosen[0]
     kinds = node.types if node.constant is not None else node.case_types[index]
-    position = next(i for i, key in enumerate(node.keys) if _ends(key, found.path))
+    position = node.keys.index(key_of(found.path))
     value: Any = unpack(members[position], kinds[position])
-    for part in path[len(found.path) :].lstrip(".").split("."):
-        value = value.get(part) if part and isinstance(value, dict) else value
+    try:
+        value = value_at(value, path[len(found.path) :])
+    except KeyError:
+        value = None
     return not _equal(value, old.values.get(path, _ABSENT))
-
-
-def _ends(key: str, path: str) -> bool:
-    rest = key.partition("/")[2]
-    return path.endswith(rest.partition("/")[2] if key.startswith("config/") else rest)
 
 
 def _through(after: dict[str, Any], old: _Side, new: _Side, changed: set[str]) -> Iterator[str]:

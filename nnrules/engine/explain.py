@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nnrules.engine.compile_pack import compile_pack
 from nnrules.engine.digest import functions_called, functions_of
 from nnrules.engine.model import Pack
-from nnrules.engine.origins import ENGINE_FIELDS, Origin, find_decision, index_decisions, node_at
+from nnrules.engine.origins import ENGINE_FIELDS, Origin, find_decision, index_decisions, key_of, node_at
 from nnrules.engine.packs import load_pack
+from nnrules.engine.planning import compiled
 from nnrules.engine.program import Node, Program
 from nnrules.engine.replay import Replay
 from nnrules.engine.source import Json
@@ -272,7 +272,7 @@ def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: Origin, 
         )
         words = {word for other in explanation.untaken for word in re.findall(r"\w+", other.when)}
         explanation.names = tuple((name, str(text)) for name, text in rule.let.items() if name in words)
-    program = compile_pack(pack, traced=True)
+    program = compiled(pack, traced=True)
     node = node_at(program, found.path)
     if node is None or "override" in entry:
         return
@@ -282,24 +282,12 @@ def _from_pack(explanation: Explanation, plan: Plan, pack: Pack, found: Origin, 
     try:
         explanation.rounds = tuple(_rounds(replay, program, node, set(plan.provenance["facts"])))
         if flips and replay.depends_on_budget(node):
-            position = node.keys.index(_node_key(program, found.path))
+            position = node.keys.index(key_of(found.path))
             explanation.flips = tuple(_flips(replay, node, position, plan))
     except NnrulesError as exc:
         explanation.note = (
             f"Some of the loops could not be run again from the plan alone: {exc.problems[0].what}."
         )
-
-
-def _node_key(program: Program, path: str) -> str:
-    node = node_at(program, path)
-    assert node is not None
-    return next(key for key in node.keys if program.by_key[key] is node and _matches(key, path))
-
-
-def _matches(key: str, path: str) -> bool:
-    if key.startswith("config/"):
-        return path == "configurations." + key.removeprefix("config/").replace("/", ".", 1)
-    return path.endswith(key.partition("/")[2])
 
 
 def _rounds(replay: Replay, program: Program, node: Node, recorded: set[str]) -> Iterator[Rounds]:

@@ -138,8 +138,8 @@ class Machine:
             raise self.endless(node, exc) from None
         except (ArithmeticError, ValueError, TypeError, IndexError, RecursionError, MemoryError) as exc:
             place = self.program.place_of(exc) or node.place
-            texts = {"ZeroDivisionError": "division by zero", "FloatingPointError": "division by zero"}
-            what = texts.get(type(exc).__name__, str(exc) or type(exc).__name__)
+            is_division = isinstance(exc, ZeroDivisionError) or "divide by zero" in str(exc)
+            what = "division by zero" if is_division else str(exc) or type(exc).__name__
             raise EvaluationError(
                 place.problem(
                     f"{self.describe(node)} failed: {what}",

@@ -18,6 +18,7 @@ __all__ = [
     "field_origins",
     "find_decision",
     "index_decisions",
+    "key_of",
     "node_at",
     "origin_of",
 ]
@@ -59,7 +60,8 @@ def find_decision(plan: Plan, index: DecisionIndex, path: str) -> Origin | None:
     while parts:
         if parts in index.by_path and parts != "configurations":
             return Origin(index.by_path[parts], parts)
-        parts = parts.rpartition(".")[0]
+        # An entry of a list lies in the list: terms[0].name in terms[0] in terms.
+        parts = parts[: parts.rindex("[")] if parts.endswith("]") else parts.rpartition(".")[0]
     head = path.split(".", 2)
     if len(head) == 3 and head[0] == "configurations" and head[1] in plan.configurations:
         parent = plan.configurations[head[1]].get("inherits_from")
@@ -118,12 +120,13 @@ def _origin_text(plan: Plan, index: DecisionIndex, path: str) -> str:
 
 def node_at(program: Program, path: str) -> Node | None:
     """The compiled rule that decides a plan path."""
+    return program.by_key.get(key_of(path))
+
+
+def key_of(path: str) -> str:
+    """The environment key of a decided plan path."""
     head, _, rest = path.partition(".")
     if head == "configurations":
         name, _, inner = rest.partition(".")
-        key = f"config/{name}/{inner}"
-    elif head.startswith("channels["):
-        key = f"channel/{rest}"
-    else:
-        key = f"plan/{path}"
-    return program.by_key.get(key)
+        return f"config/{name}/{inner}"
+    return f"channel/{rest}" if head.startswith("channels[") else f"plan/{path}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,11 @@ _MAX_PROGRAMS = 16
 _programs: dict[tuple[Any, ...], Program] = {}
 
 
-def compiled(pack: Pack) -> Program:
+def compiled(pack: Pack, *, traced: bool = False) -> Program:
     """The compiled form of a pack, kept for the process; the last sixteen packs stay."""
     values = tuple(param.value for param in pack.params.values())
-    key = (pack.id, pack.hash, pack.preset, values)
-    program = _programs.pop(key, None) or compile_pack(pack)
+    key = (pack.id, pack.hash, pack.preset, values, traced)
+    program = _programs.pop(key, None) or compile_pack(pack, traced=traced)
     _programs[key] = program
     if len(_programs) > _MAX_PROGRAMS:
         del _programs[next(iter(_programs))]
@@ -100,9 +101,28 @@ def make_plan(
         if chosen.given:
             raise
         fix = f"This is a mistake of the rule pack {resolved.id}: correct the rule that decides the field."
+        problems = [_at_rule(problem, document["provenance"]["decisions"]) for problem in exc.problems]
         raise PlanError(
-            [*exc.problems, Problem(where=str(resolved.id), what="the rules gave an invalid plan", fix=fix)]
+            [*problems, Problem(where=str(resolved.id), what="the rules gave an invalid plan", fix=fix)]
         ) from None
+
+
+def _at_rule(problem: Problem, decisions: list[dict[str, Any]]) -> Problem:
+    """A problem of the plan with the place of the rule that decided the field, or the unknown field in it."""
+    field = problem.where.removeprefix("plan: ")
+    found: tuple[str, dict[str, Any]] | None = None
+    for entry in decisions:
+        for path in entry["decides"]:
+            around = f"{field}.".startswith((f"{path}.", f"{path}["))
+            name = path.removeprefix("" if field == "$" else f"{field}.").partition(".")[0]
+            inside = problem.what == "an unknown field" and f'"{name}"' in (problem.got or "")
+            if (around or inside) and (found is None or len(path) > len(found[0])):
+                found = path, entry
+    if found is None:
+        return problem
+    entry = found[1]
+    place = f"{entry['file']}:{entry['line']}: rule '{entry['rule']}' decided {field}"
+    return dataclasses.replace(problem, where=place)
 
 
 def _put(document: dict[str, Any], path: str, value: Any) -> None:

@@ -49,6 +49,7 @@ _CONSTANTS: dict[str, bool | None] = {
     "FALSE": False,
 }
 _MAX_DEPTH = 60
+_MAX_SHOWN = 40
 _MAX_DIGITS = 40
 
 
@@ -217,7 +218,7 @@ class _Builder:
         if _FLOAT.match(text):
             number = float(text)
             if number in (float("inf"), float("-inf")) or _INT.match(text):
-                self.complain(event, "the number is too large", got=text)
+                self.complain(event, "the number is too large", got=text[:_MAX_SHOWN])
             return YamlScalar(place, number, True)
         if _NOT_FINITE.match(text):
             self.complain(event, "numbers must be finite", got=text)
@@ -243,12 +244,12 @@ def read_yaml(path: Path, name: str | None = None) -> YamlNode:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise PackError(Problem(where=label, what="no such file", fix="Check the path.")) from None
+        raise PackError(Problem(where=str(path), what="no such file", fix="Check the path.")) from None
     except (OSError, UnicodeDecodeError) as exc:
         got = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
         fix = "Name a YAML file in UTF-8."
         raise PackError(
-            Problem(where=label, what="the file cannot be read as text", got=got, fix=fix)
+            Problem(where=str(path), what="the file cannot be read as text", got=got, fix=fix)
         ) from None
     file = SourceFile(label, tuple(text.splitlines()))
     builder = _Builder(file, yaml.parse(text, Loader=_Loader))

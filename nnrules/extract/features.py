@@ -83,7 +83,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
             Problem(
                 where=str(path),
                 what="cannot be read as a table",
-                got=str(exc),
+                got=getattr(exc, "strerror", None) or str(exc),
                 expected="CSV in UTF-8, separated by commas",
             )
         ) from None

@@ -1,9 +1,9 @@
 """A folder with one of everything that nnrules reads, for each case to spoil.
 
-    data/                a dataset of two tiny cases, nnU-Net v2's layout
-    fingerprint.json     forty cases
-    nnunet.json          the same as nnU-Net v2's own dataset_fingerprint.json; its dataset.json is data/dataset.json
-    plan.json            made from fingerprint.json
+data/                a dataset of two tiny cases, nnU-Net v2's layout
+fingerprint.json     forty cases
+nnunet.json          the same as nnU-Net v2's own dataset_fingerprint.json; its dataset.json is data/dataset.json
+plan.json            made from fingerprint.json
 """
 
 import copy
@@ -79,7 +79,9 @@ def _write_dataset(folder: Path) -> None:
     (folder / "labelsTr").mkdir()
     for case in ("a", "b"):
         write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", fill=7, values={(1, 2, 3): 50})
-        write_volume(folder / "labelsTr" / f"{case}.nii.gz", kind="uint8", values={(1, 2, 3): 1, (2, 2, 3): 2})
+        write_volume(
+            folder / "labelsTr" / f"{case}.nii.gz", kind="uint8", values={(1, 2, 3): 1, (2, 2, 3): 2}
+        )
     document = {
         "channel_names": {"0": "MRI"},
         "labels": {"background": 0, "organ": 1, "lesion": 2},

@@ -81,7 +81,8 @@ def check_problems(problems: list[dict[str, str]]) -> None:
         assert problem["what"], problem
         # What to do is said, or plain from what was expected or from the line that shows the mistake. A refusal
         # says why, a requirement what it demands.
-        says_itself = problem["what"].startswith(("this dataset is refused: ", "not planned: ")) or " must " in problem["what"]
+        what = problem["what"]
+        says_itself = what.startswith(("this dataset is refused: ", "not planned: ")) or " must " in what
         assert says_itself or problem.keys() & {"fix", "expected", "excerpt"}, problem
 
 

@@ -33,7 +33,10 @@ FINGERPRINTS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
         {"configurations.3d_fullres.architecture.num_input_channels": 100},
     ),
     "names in every script": (
-        {"dataset.name": "Größe 大小 🫀 {name} [bold]x[/bold]", "dataset.channel_names": ["T1 gewichtet — µ"]},
+        {
+            "dataset.name": "Größe 大小 🫀 {name} [bold]x[/bold]",
+            "dataset.channel_names": ["T1 gewichtet — µ"],
+        },
         {"dataset.name": "Größe 大小 🫀 {name} [bold]x[/bold]"},
     ),
     "fractional shapes, as published medians": (
@@ -81,7 +84,10 @@ def test_fingerprint_is_planned(name: str, spoil: Any, workspace: Path, capfd: p
 # What a file says → the command that must succeed.
 COMMANDS: dict[str, dict[str, Any]] = {
     "dataset with one case": {
-        "edit": {"data/dataset.json": {"numTraining": 1, "dataset": {"a": {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}}},
+        "edit": {"data/dataset.json": {
+            "numTraining": 1,
+            "dataset": {"a": {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}},
+        }},
         "run": "plan data -o out.json",
     },
     "dataset.json with a byte order mark": {
@@ -132,13 +138,23 @@ COMMANDS: dict[str, dict[str, Any]] = {
                "--set configurations.3d_fullres.patch_size=[134217728,134217728,134217728]",
     },
     "by wildcard and by name": {
-        "run": "plan fingerprint.json -o out.json --set configurations.2d.batch_size=5 --set configurations.*.batch_size=4",
+        "run": "plan fingerprint.json -o out.json "
+               "--set configurations.2d.batch_size=5 --set configurations.*.batch_size=4",
     },
     "output over the input": {"run": "plan fingerprint.json -o fingerprint.json"},
     "overlay in Windows' line endings": {
         "files": {"my.yaml": "title: CRLF\r\nextends: nnunet@2.8.0\r\ngpu_memory_gb: 11\r\n"},
         "run": "plan fingerprint.json -o out.json --rules my.yaml",
     },
+    "explain a plan whose pack has changed since": {
+        "edit": {"plan.json": {"provenance.pack.hash": "sha256:" + "0" * 64}},
+        "run": "explain plan.json configurations.3d_fullres.patch_size",
+    },
+    "explain a plan whose pack is not installed": {
+        "edit": {"plan.json": {"provenance.pack.version": "9.9.9"}},
+        "run": "explain plan.json configurations.3d_fullres.patch_size",
+    },
+    "explain all fields below a path": {"run": "explain plan.json configurations.3d_fullres"},
     "overlay of strict YAML 1.2": {
         "files": {"my.yaml": (
             "title: on\nextends: nnunet@2.8.0\nparams:\n"

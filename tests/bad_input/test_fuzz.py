@@ -26,8 +26,9 @@ RULE_FILES = sorted(PACK_FOLDER.glob("*.yaml"))
 # Values that take the place of a scalar, a key or a whole line.
 SCALARS = [
     "0", "-1", "1e308", "1e-308", "99999999999999999999", "true", "null", "''", "[]", "{}", "[1, a]", "{a: 1}", "a",
-    "spacing", "dim", "1 / 0", "config.patch_size", "cases.spacing", "2 ** 300", "&a 1", "*a", "!!int 1", "- 1", "? a", "#",
-    "'", '"', "{", "%", "@", "\t", "=", "|", ">", "x: y: z", "when: true", "otherwise: 1", "\u2028", "\ufeff", "\x07",
+    "spacing", "dim", "1 / 0", "config.patch_size", "cases.spacing", "2 ** 300", "&a 1", "*a", "!!int 1", "- 1", "? a",
+    "#", "'", '"', "{", "%", "@", "\t", "=", "|", ">", "x: y: z", "when: true", "otherwise: 1", "\u2028", "\ufeff",
+    "\x07",
 ]  # fmt: skip
 JSON_VALUES = [
     None, True, 0, -1, 1.5, 1e308, -1e308, 5e-324, 10**400, "", "a", [], [[]], {}, {"a": None}, [1, "a"], [0, 0, 0],
@@ -36,7 +37,9 @@ JSON_VALUES = [
 
 # Each example writes its own file over the last one's, so a folder for all of them is right.
 RELAXED = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], derandomize=True
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    derandomize=True,
 )
 
 
@@ -98,7 +101,9 @@ Place = tuple[str | int, ...]
 def places(value: Any, at: Place = ()) -> list[Place]:
     """Every place of a document, but at most the first three entries of a list."""
     found = [at]
-    entries = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    entries = (
+        value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    )
     for key, item in entries:
         found += places(item, (*at, key))
     return found
@@ -145,7 +150,9 @@ def test_damaged_fingerprints(data: st.DataObject, good_inputs: Path, tmp_path: 
 def test_damaged_datasets(data: st.DataObject, good_inputs: Path, tmp_path: Path):
     document = json.loads((good_inputs / "data" / "dataset.json").read_text())
     document["nnrules"] = {"groups": {"a": "x"}, "orientation": "as_stored"}
-    document["dataset"] = {"a": {"images": [str(good_inputs / "data/imagesTr/a_0000.nii.gz")], "label": "b.nii.gz"}}
+    document["dataset"] = {
+        "a": {"images": [str(good_inputs / "data/imagesTr/a_0000.nii.gz")], "label": "b.nii.gz"}
+    }
     path = tmp_path / "dataset.json"
     path.write_text(json.dumps(data.draw(damage(document))))
     try:
@@ -163,7 +170,11 @@ def test_damaged_plans(data: st.DataObject, good_inputs: Path, tmp_path: Path):
     try:
         plan = Plan.load(path)
         fields = field_origins(plan)
-        chosen = [name for name, _, _ in fields if name.endswith(("patch_size", "batch_size", "target_spacing", "scheme"))]
+        chosen = [
+            name
+            for name, _, _ in fields
+            if name.endswith(("patch_size", "batch_size", "target_spacing", "scheme"))
+        ]
         for name in chosen:
             explain(plan, name, flips=False)
         diff_plans(plan, Plan.load(good_inputs / "plan.json"))

@@ -9,7 +9,13 @@ from nnrules.documents import canonical_json, write_json
 from nnrules.engine.packs import load_pack
 from nnrules.engine.planning import make_plan
 from nnrules.errors import (
-    DatasetError, FingerprintError, NnrulesError, PackError, PlanError, RuleError, UsageError,
+    DatasetError,
+    FingerprintError,
+    NnrulesError,
+    PackError,
+    PlanError,
+    RuleError,
+    UsageError,
 )  # fmt: skip
 from nnrules.fingerprint import Fingerprint
 from nnrules.plan import Plan
@@ -61,7 +67,9 @@ def test_documents_of_any_form(document: Any):
         Plan.from_document(document)
 
 
-@pytest.mark.parametrize("path", ["", ".", "[", "channels[", "channels[99]", "channels[-1]", "a..b", "channels[0].name.x"])
+@pytest.mark.parametrize(
+    "path", ["", ".", "[", "channels[", "channels[99]", "channels[-1]", "a..b", "channels[0].name.x"]
+)
 def test_plan_paths_of_any_form(workspace: Path, path: str):
     with pytest.raises(PlanError):
         Plan.load(workspace / "plan.json").get(path)

@@ -82,7 +82,7 @@ def orphans(plan: Plan) -> Iterator[str]:
                         yield f"{name}: reads {read} from {reference}, which is not there"
             elif rest not in provenance[table] and table == "params":
                 yield f"{name}: parameter {rest} is not recorded"
-            elif rest not in provenance[table] and "whens" not in entry:
+            elif rest not in provenance[table] and "whens" not in entry and "override" not in entry:
                 yield f"{name}: reads {read} from {reference}, which is not recorded"
     for table in ("params", "facts"):
         for name, entry in provenance[table].items():
