@@ -124,7 +124,9 @@ def run_pack(make_fingerprint: Callable[..., Fingerprint]) -> Callable[..., Eval
 
 
 @pytest.fixture(scope="session")
-def decide(make_pack: Callable[..., Pack], run_pack: Callable[..., Evaluation]) -> Callable[..., dict[str, Any]]:
+def decide(
+    make_pack: Callable[..., Pack], run_pack: Callable[..., Evaluation]
+) -> Callable[..., dict[str, Any]]:
     """The decided values of some rules, by plan path."""
 
     def values(rules: str, fingerprint: Fingerprint | None = None, **options: Any) -> dict[str, Any]:

@@ -30,7 +30,9 @@ FACTS = ("dataset.", "channels[")
 
 @cache
 def recorded() -> list[Fingerprint]:
-    with gzip.open(Path(__file__).parent / "data" / "planner_v2_public.json.gz", "rt", encoding="utf-8") as stream:
+    with gzip.open(
+        Path(__file__).parent / "data" / "planner_v2_public.json.gz", "rt", encoding="utf-8"
+    ) as stream:
         cases = json.load(stream)["cases"]
     return [fingerprint_from_nnunet(case["fingerprint"], case["dataset_json"]) for case in cases]
 
@@ -55,7 +57,9 @@ def orphans(plan: Plan) -> Iterator[str]:
     for path, _ in plan.leaves():
         found = find_decision(plan, index, path)
         if found is None:
-            is_fact = path.startswith("dataset.") or (path.startswith("channels[") and path.endswith("].name"))
+            is_fact = path.startswith("dataset.") or (
+                path.startswith("channels[") and path.endswith("].name")
+            )
             if not is_fact and path != "schema_version":
                 yield f"{path}: nothing decided it"
     for entry in provenance["decisions"]:
@@ -86,7 +90,9 @@ def orphans(plan: Plan) -> Iterator[str]:
                 yield f"{name}: reads {read} from {reference}, which is not recorded"
     for table in ("params", "facts"):
         for name, entry in provenance[table].items():
-            if not line_of(entry["file"], entry["line"]).startswith((f"{name.rpartition('/')[2]}:", "L:", "M:", "XL:", "default:")):
+            if not line_of(entry["file"], entry["line"]).startswith(
+                (f"{name.rpartition('/')[2]}:", "L:", "M:", "XL:", "default:")
+            ):
                 yield f"{table} {name}: {entry['file']}:{entry['line']}"
 
 
@@ -135,12 +141,21 @@ def test_the_search_for_orphans_finds_them() -> None:
     decisions[6]["because"] = ""
     del document["provenance"]["params"]["min_batch"]
     found = "\n".join(orphans(Plan(document)))
-    for part in ("new_field: nothing decided it", "does not begin it", "no reason", "parameter min_batch is not recorded"):
+    for part in (
+        "new_field: nothing decided it",
+        "does not begin it",
+        "no reason",
+        "parameter min_batch is not recorded",
+    ):
         assert part in found
 
 
 def test_overridden_values_are_no_orphans() -> None:
-    overrides = {"configurations.2d.batch_size": 5, "training.seed": 3, "configurations.*.loss.batch_dice": True}
+    overrides = {
+        "configurations.2d.batch_size": 5,
+        "training.seed": 3,
+        "configurations.*.loss.batch_dice": True,
+    }
     plan = planned(recorded()[7], "nnunet@2.8.0", None, overrides=overrides)
     assert plan is not None
     assert not list(orphans(plan))
@@ -151,12 +166,18 @@ def test_overridden_values_are_no_orphans() -> None:
 def test_every_distinct_decision_can_be_explained(pack: str, preset: str | None) -> None:
     """One plan with a cascade for each pack: title, reason, line, inputs, and rounds where there is a loop."""
     plan = next(
-        plan for f in recorded() if (plan := planned(f, pack, preset)) is not None and "3d_lowres" in plan.configurations
+        plan
+        for f in recorded()
+        if (plan := planned(f, pack, preset)) is not None and "3d_lowres" in plan.configurations
     )
     seen = set()
     for entry in plan.provenance["decisions"]:
         for path in entry["decides"][:2]:
-            key = (entry["rule"], entry["line"], path.split(".")[1] if path.startswith("configurations.") else "")
+            key = (
+                entry["rule"],
+                entry["line"],
+                path.split(".")[1] if path.startswith("configurations.") else "",
+            )
             if path == "configurations" or key in seen:
                 continue
             seen.add(key)
@@ -169,10 +190,16 @@ def test_every_distinct_decision_can_be_explained(pack: str, preset: str | None)
             assert line_of(explanation.file, explanation.line), path
             json.dumps(explanation.to_json())
     assert len(seen) > 80
-    for path, loop in (("configurations.3d_fullres.patch_size", "patch"), ("configurations.3d_lowres.spacing", "coarsen")):
+    for path, loop in (
+        ("configurations.3d_fullres.patch_size", "patch"),
+        ("configurations.3d_lowres.spacing", "coarsen"),
+    ):
         rounds = explain(plan, path, flips=False).rounds
         assert rounds, path
         assert all(row.rows and row.stopped for row in rounds), path
         assert any(len(row.rows) > 1 for row in rounds), path
         assert all(len(values) == len(row.columns) for row in rounds for values in row.rows), path
-    assert explain(plan, "configurations.3d_cascade_fullres.patch_size", flips=False).inherited_from == "3d_fullres"
+    assert (
+        explain(plan, "configurations.3d_cascade_fullres.patch_size", flips=False).inherited_from
+        == "3d_fullres"
+    )

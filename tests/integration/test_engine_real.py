@@ -21,7 +21,14 @@ from nnrules.report.terminal import console, diff_view, explanation_view, plan_v
 CHECKOUT = Path(__file__).resolve().parents[2]
 REAL_PLANS = CHECKOUT.parent / "shared" / "golden" / "real_plans"
 DEMO = CHECKOUT / "nnrules" / "demo" / "data" / "fingerprints"
-PACKS = ("nnunet@2.8.0", "nnunet@1.7.0", "nnunet@1.0.0", "nnunet@0.6.0", "nnunet-resenc@2.8.0", "preprint@2.0.0")
+PACKS = (
+    "nnunet@2.8.0",
+    "nnunet@1.7.0",
+    "nnunet@1.0.0",
+    "nnunet@0.6.0",
+    "nnunet-resenc@2.8.0",
+    "preprint@2.0.0",
+)
 
 
 def printed(view: Any) -> str:
@@ -75,7 +82,14 @@ def test_fingerprints_of_real_datasets(tmp_path: Path) -> None:
 
 def test_planning_as_a_process_is_quick(tmp_path: Path) -> None:
     """Half a second on a quiet machine; the best of five is taken, and twice that allowed for a busy one."""
-    command = [sys.executable, "-c", "from nnrules.cli import main; main()", "plan", str(DEMO / "D03_liver.json"), "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        "from nnrules.cli import main; main()",
+        "plan",
+        str(DEMO / "D03_liver.json"),
+        "--json",
+    ]
     best = 9.0
     for _ in range(5):
         start = time.perf_counter()

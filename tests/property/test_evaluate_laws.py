@@ -32,7 +32,14 @@ from nnrules.interop.nnunetv2_read import fingerprint_from_nnunet
 from nnrules.plan import Plan
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "data" / "planner_v2_public.json.gz"
-PACKS = ("nnunet@2.8.0", "nnunet@1.7.0", "nnunet@1.0.0", "nnunet@0.6.0", "nnunet-resenc@2.8.0", "preprint@2.0.0")
+PACKS = (
+    "nnunet@2.8.0",
+    "nnunet@1.7.0",
+    "nnunet@1.0.0",
+    "nnunet@0.6.0",
+    "nnunet-resenc@2.8.0",
+    "preprint@2.0.0",
+)
 
 
 @cache
@@ -45,7 +52,9 @@ def recorded() -> list[Fingerprint]:
 
 fingerprints = st.integers(0, 149).map(lambda number: recorded()[number % len(recorded())])
 packs = st.sampled_from(PACKS)
-budgets = st.one_of(st.sampled_from([2.0, 4.0, 8.0, 11.0, 24.0, 40.0]), st.floats(1.5, 80).map(lambda gb: round(gb, 2)))
+budgets = st.one_of(
+    st.sampled_from([2.0, 4.0, 8.0, 11.0, 24.0, 40.0]), st.floats(1.5, 80).map(lambda gb: round(gb, 2))
+)
 
 
 def planned(fingerprint: Fingerprint, pack: str, **options: Any) -> Plan | None:
@@ -72,7 +81,11 @@ def test_a_replay_at_another_budget_is_the_plan_at_that_budget(
     assert wanted is not None
     program = compiled(load_pack(pack))
     replay = Replay(program, Plan(json.loads(canonical_json(dict(plan.document)))))
-    nodes = [n for n in program.order if n.rule is not None and n.keys[0].startswith("config/") and replay.depends_on_budget(n)]
+    nodes = [
+        n
+        for n in program.order
+        if n.rule is not None and n.keys[0].startswith("config/") and replay.depends_on_budget(n)
+    ]
     nodes = [n for n in nodes if n.rule is not None and n.rule.kind == "inferred"]
     assert len(nodes) >= 8
     for index in data.draw(st.lists(st.integers(0, len(nodes) - 1), min_size=6, max_size=6, unique=True)):
@@ -90,7 +103,9 @@ def test_a_replay_at_another_budget_is_the_plan_at_that_budget(
         assert name in wanted.configurations, node.id
         for key, value, kind in zip(node.keys, values, node.types, strict=True):
             got = value if isinstance(value, dict) else unpack(value, kind)
-            assert got == wanted.get("configurations." + key.removeprefix("config/").replace("/", ".", 1)), key
+            assert got == wanted.get("configurations." + key.removeprefix("config/").replace("/", ".", 1)), (
+                key
+            )
 
 
 @pytest.mark.parametrize("pack", PACKS)
@@ -164,7 +179,9 @@ def test_setting_a_field_to_its_planned_value_changes_nothing(pack: str) -> None
     assert len(fields) > 100
     for number, (path, value) in enumerate(sorted(fields.items())):
         # All fields that others follow from, and a sixth of the others for each pack.
-        if number % 6 != PACKS.index(pack) and not any(word in path for word in ("patch", "spacing", "transpose", "shape")):
+        if number % 6 != PACKS.index(pack) and not any(
+            word in path for word in ("patch", "spacing", "transpose", "shape")
+        ):
             continue
         again = make_plan(fingerprint, load_pack(pack), overrides={path: copy.deepcopy(value)}, check=False)
         assert again.hash == plan.hash, path
@@ -176,7 +193,9 @@ def test_setting_a_field_to_its_planned_value_changes_nothing(pack: str) -> None
 
 @settings(max_examples=15, deadline=None)
 @given(fingerprint=fingerprints, scale=st.sampled_from([0.5, 0.75, 1.3, 2.0]), pack=st.sampled_from(PACKS))
-def test_a_set_target_spacing_moves_what_depends_on_it(fingerprint: Fingerprint, scale: float, pack: str) -> None:
+def test_a_set_target_spacing_moves_what_depends_on_it(
+    fingerprint: Fingerprint, scale: float, pack: str
+) -> None:
     plan = planned(fingerprint, pack)
     assume(plan is not None and "3d_fullres" in plan.configurations)
     assert plan is not None
@@ -189,7 +208,9 @@ def test_a_set_target_spacing_moves_what_depends_on_it(fingerprint: Fingerprint,
     assert fullres["spacing"] == [spacing[axis] for axis in fullres["transpose_forward"]]
     entry = next(e for e in again.provenance["decisions"] if "target_spacing" in e["decides"])
     assert entry["override"] == "target_spacing"
-    assert "override" not in next(e for e in again.provenance["decisions"] if "configurations.3d_fullres.patch_size" in e["decides"])
+    assert "override" not in next(
+        e for e in again.provenance["decisions"] if "configurations.3d_fullres.patch_size" in e["decides"]
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -287,7 +308,9 @@ def test_memoisation_and_tracing_change_nothing(monkeypatch: pytest.MonkeyPatch)
             except NnrulesError as exc:
                 found.append(str(exc))
                 continue
-            found.append(repr([(d.paths, d.values, d.whens, d.because, d.rounds) for d in evaluation.decisions]))
+            found.append(
+                repr([(d.paths, d.values, d.whens, d.because, d.rounds) for d in evaluation.decisions])
+            )
         return found
 
     for pack in PACKS:

@@ -261,7 +261,9 @@ def boolean(draw: Any, dim: int, depth: int) -> str:
     if form == 2:
         return f"(not {draw(b)})"
     if form == 3:
-        return f"({draw(n)} {draw(st.sampled_from(ORDER))} {draw(n)} {draw(st.sampled_from(ORDER))} {draw(n)})"
+        return (
+            f"({draw(n)} {draw(st.sampled_from(ORDER))} {draw(n)} {draw(st.sampled_from(ORDER))} {draw(n)})"
+        )
     if form == 4:
         return f"{draw(st.sampled_from(['any', 'all']))}({draw(w)})"
     return f"({draw(n)} {draw(st.sampled_from(ORDER))} {draw(n)})"
@@ -325,7 +327,10 @@ def test_compiled_expressions_give_what_they_say(case: tuple[str, dict[str, Any]
         folded = compiled(text, values, dim, constant=True)
     except RuleError as exc:
         # A part that is never reached is computed all the same when it is constant, and numbers have a limit.
-        assert any(word in str(exc) for word in ("division by zero", "too large", "cannot be computed", "no such axis"))  # noqa: PT017
+        assert any(
+            word in str(exc)
+            for word in ("division by zero", "too large", "cannot be computed", "no such axis")
+        )  # noqa: PT017
         return
     assert same(folded, wanted), f"{text}: folded {folded!r} instead of {wanted!r}"
 

@@ -13,7 +13,9 @@ from nnrules.engine.types import BOOL, NUM, STR, ListType, MaskedType, Type, Vec
 from nnrules.functions import BUILTINS, TypingError
 
 # Few values, so that ties are common; zeros of both signs, halves, whole floats, and integers no float can hold.
-numbers = st.sampled_from([0, 1, 2, 3, 7, -1, -2, 0.0, -0.0, 0.5, 1.5, 2.5, -2.5, 1.0, 2.0, 1e-9, 1e300, 2**53 + 1, 0.1])
+numbers = st.sampled_from(
+    [0, 1, 2, 3, 7, -1, -2, 0.0, -0.0, 0.5, 1.5, 2.5, -2.5, 1.0, 2.0, 1e-9, 1e300, 2**53 + 1, 0.1]
+)
 small = st.sampled_from([1, 2, 4, 8, 0.5, 2.0, 3])
 booleans = st.booleans()
 
@@ -35,7 +37,11 @@ LIST = ListType(NUM)
 
 def forms(name: str, dim: int) -> list[list[tuple[Type, st.SearchStrategy[Any]]]]:
     """The kinds of arguments that a builtin is tried on."""
-    number, vector, flags = (NUM, numbers), (VecType(dim, NUM), vectors(dim)), (VecType(dim, BOOL), vectors(dim, booleans))
+    number, vector, flags = (
+        (NUM, numbers),
+        (VecType(dim, NUM), vectors(dim)),
+        (VecType(dim, BOOL), vectors(dim, booleans)),
+    )
     flag, order = (BOOL, booleans), (VecType(dim, NUM), orders(dim))
     if name in ("abs", "round", "floor", "ceil", "truncate", "log"):
         return [[number], [vector], [flags]]
@@ -62,7 +68,11 @@ def forms(name: str, dim: int) -> list[list[tuple[Type, st.SearchStrategy[Any]]]
     if name == "take":
         return [[vector, order], [flags, order]]
     if name in ("prepend", "append"):
-        return [[(LIST, lists()), number], [vector, number], [(ListType(VecType(dim, NUM)), st.lists(vectors(dim)).map(tuple)), vector]]
+        return [
+            [(LIST, lists()), number],
+            [vector, number],
+            [(ListType(VecType(dim, NUM)), st.lists(vectors(dim)).map(tuple)), vector],
+        ]
     if name == "length":
         return [[vector], [(LIST, lists())], [(ListType(STR), st.lists(st.text("ab")).map(tuple))]]
     return [[vector]]
@@ -81,7 +91,9 @@ def inlined(name: str, kinds: list[Type], values: list[Any], dim: int, *, masks:
     arguments = [Value(kind, code=f"a{position}") for position, kind in enumerate(kinds)]
     if masks is not None:
         selection = MaskedType(dim, kinds[0].item)  # type: ignore[union-attr, arg-type]
-        arguments = [Value(selection, elements=emitter.elements(arguments[0]), mask=[repr(flag) for flag in masks])]
+        arguments = [
+            Value(selection, elements=emitter.elements(arguments[0]), mask=[repr(flag) for flag in masks])
+        ]
     result = INLINE[name](emitter, arguments, BUILTINS[name].typing([value.type for value in arguments], dim))
     if result is None:
         return ...

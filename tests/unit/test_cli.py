@@ -36,7 +36,9 @@ def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
         else:
             options = set()
             for parameter in command.params:
-                options |= {parameter.name} if parameter.param_type_name == "argument" else set(parameter.opts)
+                options |= (
+                    {parameter.name} if parameter.param_type_name == "argument" else set(parameter.opts)
+                )
             yield f"{prefix}{name}", options
 
 
@@ -48,7 +50,9 @@ def test_verbs_and_options_are_kept() -> None:
 
 
 @pytest.fixture(scope="module")
-def fingerprint(make_fingerprint: Callable[..., Fingerprint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fingerprint(
+    make_fingerprint: Callable[..., Fingerprint], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("cli") / "fingerprint.json"
     make_fingerprint([[120, 512, 512]] * 5, [[2.0, 0.8, 0.8]] * 5).save(path)
     return path
@@ -88,7 +92,17 @@ def test_plan(call: Call, fingerprint: Path, tmp_path: Path) -> None:
     code, out, _ = call("plan", fingerprint, "--json")
     assert code == 0
     assert out == target.read_text()
-    code, out, _ = call("plan", fingerprint, "--json", "--rules", "nnunet-resenc", "--preset", "L", "--set", "training.epochs=5")
+    code, out, _ = call(
+        "plan",
+        fingerprint,
+        "--json",
+        "--rules",
+        "nnunet-resenc",
+        "--preset",
+        "L",
+        "--set",
+        "training.epochs=5",
+    )
     document = json.loads(out)
     assert document["training"]["epochs"] == 5
     assert document["provenance"]["pack"]["preset"] == "L"
@@ -130,7 +144,13 @@ def test_plan(call: Call, fingerprint: Path, tmp_path: Path) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_errors_leave_with_2_and_say_what_to_do(
-    call: Call, fingerprint: Path, plans: tuple[Path, Path], arguments: list[str], what: str, form: str, monkeypatch: pytest.MonkeyPatch
+    call: Call,
+    fingerprint: Path,
+    plans: tuple[Path, Path],
+    arguments: list[str],
+    what: str,
+    form: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(fingerprint.parent)
     places = {"FP": str(fingerprint), "PLAN": str(plans[0])}
@@ -198,7 +218,9 @@ def test_diff(call: Call, plans: tuple[Path, Path], fingerprint: Path, tmp_path:
     assert code == 1
     assert json.loads(out)["context"]["pack"] == ["nnunet@1.0.0", "nnunet@2.8.0"]
     overlay = tmp_path / "mine.yaml"
-    overlay.write_text("title: M\nextends: nnunet@2.8.0\nparams: {min_batch: {value: 2, unit: samples, doc: as before}}\n")
+    overlay.write_text(
+        "title: M\nextends: nnunet@2.8.0\nparams: {min_batch: {value: 2, unit: samples, doc: as before}}\n"
+    )
     code, out, _ = call("diff", fingerprint, "--rules", "nnunet@2.8.0", "--rules", overlay, "--json")
     assert code == 0
     assert json.loads(out)["same"] is True
@@ -208,7 +230,9 @@ def test_a_plan_from_nnunets_own_files(call: Call, tmp_path: Path, fingerprint: 
     dataset = {
         "channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 3, "file_ending": ".nii.gz"
     }  # fmt: skip
-    statistics = dict.fromkeys(("mean", "std", "min", "median", "max", "percentile_00_5", "percentile_99_5"), 1.0)
+    statistics = dict.fromkeys(
+        ("mean", "std", "min", "median", "max", "percentile_00_5", "percentile_99_5"), 1.0
+    )
     measured = {
         "spacings": [[2.0, 0.8, 0.8]] * 3, "shapes_after_crop": [[120, 512, 512]] * 3,
         "median_relative_size_after_cropping": 1.0, "foreground_intensity_properties_per_channel": {"0": statistics},

@@ -12,7 +12,11 @@ from nnrules.documents import canonical_json, content_hash, read_json, write_jso
 from nnrules.errors import FingerprintError, NnrulesError, PlanError
 
 documents = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=30,
 )
@@ -37,13 +41,22 @@ def test_canonical_text_reads_back_and_ignores_the_order_of_keys(value: Any) -> 
 
 
 def test_lists_of_numbers_stand_on_one_line() -> None:
-    value = {"b": [[1, 2.5], [3, 4]], "a": {"x": None, "ü": "ß"}, "c": list(range(200)), "d": [{"e": 1}], "f": {}, "g": []}
+    value = {
+        "b": [[1, 2.5], [3, 4]],
+        "a": {"x": None, "ü": "ß"},
+        "c": list(range(200)),
+        "d": [{"e": 1}],
+        "f": {},
+        "g": [],
+    }
     assert canonical_json(value) == (
         '{\n "a": {\n  "x": null,\n  "ü": "ß"\n },\n "b": [[1, 2.5], [3, 4]],\n "c": ['
         + ", ".join(map(str, range(200)))
         + '],\n "d": [\n  {\n   "e": 1\n  }\n ],\n "f": {},\n "g": []\n}\n'
     )
-    assert max(map(len, canonical_json([[0.123456789] * 9] * 9).splitlines())) <= 120  # 110, and what the last comma and the indentation add
+    assert (
+        max(map(len, canonical_json([[0.123456789] * 9] * 9).splitlines())) <= 120
+    )  # 110, and what the last comma and the indentation add
 
 
 def test_hashes_tell_values_apart() -> None:

@@ -7,7 +7,9 @@ from nnrules.errors import EvaluationError, ImageError, NnrulesError, Problem, R
 
 
 def test_a_problem_reads_as_one_sentence_and_a_fix() -> None:
-    full = Problem(where="a.yaml:3:4", what="unknown name", got="x", expected="y", fix="Use y.", excerpt="3 | x\n  | ^")
+    full = Problem(
+        where="a.yaml:3:4", what="unknown name", got="x", expected="y", fix="Use y.", excerpt="3 | x\n  | ^"
+    )
     assert str(full) == "a.yaml:3:4: unknown name; got x; expected y. Use y.\n3 | x\n  | ^"
     assert str(Problem(where="here", what="it is wrong")) == "here: it is wrong."
     assert full.to_json() == {
@@ -22,7 +24,9 @@ def test_an_error_shows_all_its_problems() -> None:
     assert NnrulesError(one).problems == (one,)
 
 
-CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, NnrulesError)]
+CLASSES = [
+    value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, NnrulesError)
+]
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -33,7 +33,11 @@ def test_leaves_and_paths_are_inverse(plan: Plan) -> None:
         assert plan.get(path) == value
         assert not isinstance(value, dict) or not value
     assert not any(path.startswith("provenance") for path in found)
-    assert {"configurations.2d.patch_size", "channels[0].name", "configurations.2d.loss.terms[0].name"} <= set(found)
+    assert {
+        "configurations.2d.patch_size",
+        "channels[0].name",
+        "configurations.2d.loss.terms[0].name",
+    } <= set(found)
 
 
 def test_leaves_of_small_documents() -> None:
@@ -98,13 +102,17 @@ CONTRADICTIONS: list[tuple[str, Callable[[Any], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "change", "what"), CONTRADICTIONS, ids=[f"{f}-{w}" for f, _, w in CONTRADICTIONS])
+@pytest.mark.parametrize(
+    ("field", "change", "what"), CONTRADICTIONS, ids=[f"{f}-{w}" for f, _, w in CONTRADICTIONS]
+)
 def test_contradictions_are_found(plan: Plan, field: str, change: Callable[[Any], Any], what: str) -> None:
     path = f"configurations.3d_fullres.{field}"
     with pytest.raises(PlanError) as caught:
         Plan.from_document(changed(plan, path, change(copy.deepcopy(plan.get(path)))), where="my.json")
     assert any(what in problem.what for problem in caught.value.problems), str(caught.value)
-    assert all(problem.where.startswith("my.json: configurations.3d_fullres") for problem in caught.value.problems)
+    assert all(
+        problem.where.startswith("my.json: configurations.3d_fullres") for problem in caught.value.problems
+    )
 
 
 def test_the_nearest_patch_is_named(plan: Plan) -> None:

@@ -21,7 +21,9 @@ def test_importing_the_package_costs_nothing() -> None:
 
 
 def test_planning_needs_neither_torch_nor_simpleitk() -> None:
-    loaded = imported("from nnrules import make_plan, load_pack, Fingerprint, Plan, explain, diff_plans; load_pack()")
+    loaded = imported(
+        "from nnrules import make_plan, load_pack, Fingerprint, Plan, explain, diff_plans; load_pack()"
+    )
     assert not loaded & {"torch", "SimpleITK", "jsonschema", "rich", "typer", "jinja2"}
 
 

@@ -83,7 +83,9 @@ def test_collect_lists_what_holds(make_pack: Make, run_pack: Run, make_fingerpri
 
 
 def test_collect_keeps_the_names_of_records(decide: Decide) -> None:
-    cases = LOW.replace("value: 1", "value: {a: 1, b: '[1, 2]'}") + HIGH.replace("value: 2", "value: {a: 2, b: '[3, 4]'}")
+    cases = LOW.replace("value: 1", "value: {a: 1, b: '[1, 2]'}") + HIGH.replace(
+        "value: 2", "value: {a: 2, b: '[3, 4]'}"
+    )
     assert decide(one(cases, hit="collect")) == {"x": [{"a": 1, "b": [1, 2]}, {"a": 2, "b": [3, 4]}]}
     with pytest.raises(RuleError, match="collect records of different fields"):
         decide(one(cases.replace("{a: 2, b", "{a: 2, c"), hit="collect"))
@@ -127,7 +129,9 @@ def test_texts_are_filled_with_values(make_pack: Make, run_pack: Run) -> None:
 
 def test_a_number_that_is_not_finite_is_refused_with_its_rule(decide: Decide) -> None:
     huge = "cases.count * 1e18 " + "* 1e18 " * 17
-    with pytest.raises(EvaluationError, match="rule 'x' gives a number that is not finite; got cases.count = 3"):
+    with pytest.raises(
+        EvaluationError, match="rule 'x' gives a number that is not finite; got cases.count = 3"
+    ):
         decide(f"- {{id: x, title: t, kind: inferred, decides: x, value: {huge}, because: b}}")
     with pytest.raises(EvaluationError, match="fact 'f' gives a number that is not finite"):
         decide(
@@ -139,7 +143,10 @@ def test_a_number_that_is_not_finite_is_refused_with_its_rule(decide: Decide) ->
 def test_reductions_of_columns_decide(decide: Decide, make_fingerprint: Fingerprints) -> None:
     """NumPy's truth values are no JSON."""
     fingerprint = make_fingerprint(cases={"size_ratio": [0.2, 0.5, 1.0]})
-    got = decide(one("    - {when: max(cases.size_ratio) > 0.9, value: min(cases.size_ratio), because: b}\n"), fingerprint)
+    got = decide(
+        one("    - {when: max(cases.size_ratio) > 0.9, value: min(cases.size_ratio), because: b}\n"),
+        fingerprint,
+    )
     assert got == {"x": 0.2}
     assert type(got["x"]) is float
 
@@ -222,7 +229,9 @@ def test_an_inheriting_configuration_runs_only_rules_that_name_it(make_pack: Mak
     - {id: mine, title: t, kind: inferred, scope: configuration, configurations: [child], decides: mine, value: config.size + 1, because: b}
     """
     evaluation = run_pack(make_pack(text, head=HEAD_CHILD, listing=ALL_THREE))
-    values = {path: value for d in evaluation.decisions for path, value in zip(d.paths, d.values, strict=True)}
+    values = {
+        path: value for d in evaluation.decisions for path, value in zip(d.paths, d.values, strict=True)
+    }
     assert "configurations.child.size" not in values
     assert values["configurations.child.mine"] == 4
 
@@ -252,14 +261,18 @@ def test_refusing_a_configuration_leaves_the_others_alone_and_warns(make_pack: M
 
 
 def test_refusing_the_dataset(decide: Decide) -> None:
-    text = one("    - {when: cases.count > 1, refuse: '{cases.count} cases are too many', because: b}\n" + ELSE)
+    text = one(
+        "    - {when: cases.count > 1, refuse: '{cases.count} cases are too many', because: b}\n" + ELSE
+    )
     with pytest.raises(RefusedError, match="this dataset is refused: 3 cases are too many"):
         decide(text)
 
 
 def test_nothing_left_to_plan(make_pack: Make, run_pack: Run) -> None:
     pack = make_pack(
-        DROPS.replace("configurations: [parent]", "configurations: [parent, other]"), head=HEAD_CHILD, listing=ALL_THREE
+        DROPS.replace("configurations: [parent]", "configurations: [parent, other]"),
+        head=HEAD_CHILD,
+        listing=ALL_THREE,
     )
     with pytest.raises(RefusedError) as caught:
         run_pack(pack)
@@ -270,15 +283,21 @@ def test_nothing_left_to_plan(make_pack: Make, run_pack: Run) -> None:
 
 
 def test_reading_a_configuration_that_is_not_planned(make_pack: Make, run_pack: Run) -> None:
-    text = DROPS + "- {id: reads, title: t, kind: inferred, decides: y, value: config_parent.size, because: b}\n"
-    with pytest.raises(EvaluationError, match=r"reads configuration parent, which is not planned \(there are 3 cases\)") as caught:
+    text = (
+        DROPS + "- {id: reads, title: t, kind: inferred, decides: y, value: config_parent.size, because: b}\n"
+    )
+    with pytest.raises(
+        EvaluationError, match=r"reads configuration parent, which is not planned \(there are 3 cases\)"
+    ) as caught:
         run_pack(make_pack(text, head=HEAD_CHILD, listing=ALL_THREE))
     assert caught.value.problems[0].fix == "Ask has(config_parent) first."
 
 
 def test_the_listing_of_configurations(decide: Decide, make_pack: Make, run_pack: Run) -> None:
     unknown = "\n  - {id: listing, title: t, kind: inferred, decides: configurations, constant: [flat, depe], because: b}\n"
-    with pytest.raises(EvaluationError, match="rule 'listing' lists unknown configurations; got depe; expected flat, deep"):
+    with pytest.raises(
+        EvaluationError, match="rule 'listing' lists unknown configurations; got depe; expected flat, deep"
+    ):
         decide("", listing=unknown)
     with pytest.raises(PlanError, match="the pack has no such configuration; got depe"):
         decide("", overrides={"configurations": ["depe"]})
@@ -321,13 +340,15 @@ def test_facts_of_configurations(decide: Decide) -> None:
     got = decide(
         "- {id: a, title: t, kind: inferred, scope: configuration, decides: a, value: mine, because: b}",
         more="facts: {mine: {value: 10 * dim + length(config.name_list), scope: configuration, unit: '1', doc: d}}\n"
-        "params: {}\n".replace("length(config.name_list)", "(1 if config.name == \"flat\" else 2)"),
+        "params: {}\n".replace("length(config.name_list)", '(1 if config.name == "flat" else 2)'),
     )
     assert got == {"configurations.flat.a": 21, "configurations.deep.a": 32}
 
 
 def test_what_the_fingerprint_lacks(decide: Decide) -> None:
-    with pytest.raises(EvaluationError, match=r"the fingerprint lacks 'cases.size_ratio', which rule 'x' reads") as caught:
+    with pytest.raises(
+        EvaluationError, match=r"the fingerprint lacks 'cases.size_ratio', which rule 'x' reads"
+    ) as caught:
         decide("- {id: x, title: t, kind: inferred, decides: x, value: mean(cases.size_ratio), because: b}")
     assert "has(cases.size_ratio)" in str(caught.value.problems[0].fix)
     assert "value: mean(cases.size_ratio)" in str(caught.value.problems[0].excerpt)
@@ -376,18 +397,30 @@ def test_extra_columns(decide: Decide, make_fingerprint: Fingerprints) -> None:
         decide(reads, make_fingerprint(extra=columns), more=more)
     columns["volume"]["type"] = "boolean"
     columns["volume"]["values"] = [True, True, True]
-    with pytest.raises(EvaluationError, match=r"extra.volume has another type in the fingerprint; got boolean; expected number"):
+    with pytest.raises(
+        EvaluationError,
+        match=r"extra.volume has another type in the fingerprint; got boolean; expected number",
+    ):
         decide(text, make_fingerprint(extra=columns), more=more)
 
 
 def test_inputs_are_recorded_without_cases(make_pack: Make, run_pack: Run) -> None:
-    evaluation = run_pack(make_pack("- {id: x, title: t, kind: inferred, decides: x, value: median(cases.spacing), because: b}"))
+    evaluation = run_pack(
+        make_pack("- {id: x, title: t, kind: inferred, decides: x, value: median(cases.spacing), because: b}")
+    )
     assert evaluation.inputs == {
-        "cases.spacing": {"cases": 3, "min": [2.5, 0.7, 0.7], "median": [3.0, 0.8, 0.8], "max": [5.0, 0.9, 0.9]}
+        "cases.spacing": {
+            "cases": 3,
+            "min": [2.5, 0.7, 0.7],
+            "median": [3.0, 0.8, 0.8],
+            "max": [5.0, 0.9, 0.9],
+        }
     }
 
 
-def test_every_declared_input_can_be_read(make_pack: Make, run_pack: Run, make_fingerprint: Fingerprints) -> None:
+def test_every_declared_input_can_be_read(
+    make_pack: Make, run_pack: Run, make_fingerprint: Fingerprints
+) -> None:
     """Each name gives a value of its declared type."""
     from nnrules.engine.inputs import BUDGET_INPUTS, CHANNEL_INPUTS, FINGERPRINT_INPUTS
     from nnrules.engine.types import BOOL, COLUMN, MATRIX, NUM, STR

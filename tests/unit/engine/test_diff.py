@@ -54,7 +54,9 @@ def test_a_plan_does_not_differ_from_itself(liver: Fingerprint) -> None:
     assert "No difference" in shown(diff)
 
 
-def test_equal_plans_of_different_packs_are_the_same_work(liver: Fingerprint, overlay: Callable[..., Pack]) -> None:
+def test_equal_plans_of_different_packs_are_the_same_work(
+    liver: Fingerprint, overlay: Callable[..., Pack]
+) -> None:
     pack = overlay("params: {min_batch: {value: 2, unit: samples, doc: the same}}\n")
     diff = diff_plans(make_plan(liver), make_plan(liver, pack), packs=(None, pack))
     assert diff.is_empty
@@ -134,7 +136,11 @@ def test_a_configuration_that_only_one_plan_has_is_one_change(liver: Fingerprint
     old = make_plan(liver)
     new = make_plan(liver, overrides={"configurations": ["2d", "3d_fullres"]})
     diff = diff_plans(old, new)
-    gone = {change.path: (change.old, change.new) for change in diff.changes if change.new == "absent" and change.old == "planned"}
+    gone = {
+        change.path: (change.old, change.new)
+        for change in diff.changes
+        if change.new == "absent" and change.old == "planned"
+    }
     assert gone == {
         "configurations.3d_lowres": ("planned", "absent"), "configurations.3d_cascade_fullres": ("planned", "absent")
     }  # fmt: skip
@@ -184,7 +190,9 @@ def _readers(plan: Plan, param: str) -> set[str]:
     facts = plan.provenance["facts"]
     through = {name for name, fact in facts.items() if reference in fact["reads"].values()}
     for _ in facts:
-        through |= {n for n, fact in facts.items() if {f"facts:{t}" for t in through} & set(fact["reads"].values())}
+        through |= {
+            n for n, fact in facts.items() if {f"facts:{t}" for t in through} & set(fact["reads"].values())
+        }
     wanted = {reference} | {f"facts:{name}" for name in through}
     return {
         path

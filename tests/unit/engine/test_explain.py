@@ -120,7 +120,9 @@ def test_other_sources(plan: Plan, liver: Fingerprint) -> None:
     assert {entry.name: entry.value for entry in scheme.inputs}["channel.name"] == "CT"
 
 
-@pytest.mark.parametrize("path", ["nothing", "configurations", "configurations.2d", "dataset", "channels", "", "channels[9].name"])
+@pytest.mark.parametrize(
+    "path", ["nothing", "configurations", "configurations.2d", "dataset", "channels", "", "channels[9].name"]
+)
 def test_what_is_no_single_field(plan: Plan, path: str) -> None:
     with pytest.raises(PlanError):
         explain(plan, path)
@@ -131,7 +133,9 @@ def test_fields_below_a_path(plan: Plan) -> None:
     assert len(everything) == len(list(plan.leaves()))
     assert all(origin for _, _, origin in everything)
     below = field_origins(plan, "training.optimizer")
-    assert {path for path, _, _ in below} == {path for path, _ in plan.leaves() if path.startswith("training.optimizer.")}
+    assert {path for path, _, _ in below} == {
+        path for path, _ in plan.leaves() if path.startswith("training.optimizer.")
+    }
     assert all(origin.startswith("training.optimizer (nnunet/2.8.0/training.yaml:") for _, _, origin in below)
     with pytest.raises(PlanError, match=r"Did you mean 'training.optimizer.momentum'\?"):
         field_origins(plan, "training.optimizer.momentun")
@@ -163,7 +167,9 @@ def test_an_overlay_must_be_named_and_unchanged(liver: Fingerprint, write_pack: 
     assert pack_of(make_plan(liver)).id == load_pack("nnunet@2.8.0").id
 
 
-def test_a_rule_that_reads_what_it_replaced_is_explained(liver: Fingerprint, write_pack: Callable[..., Path]) -> None:
+def test_a_rule_that_reads_what_it_replaced_is_explained(
+    liver: Fingerprint, write_pack: Callable[..., Path]
+) -> None:
     text = (
         "title: M\nextends: nnunet@2.8.0\nrules:\n  - {id: patch.batch_size, title: t, kind: inferred, scope: configuration, "
         "decides: batch_size, value: inherited + 1, because: b}\n"
@@ -180,7 +186,13 @@ def test_a_rule_that_reads_what_it_replaced_is_explained(liver: Fingerprint, wri
 
 def test_views_render(plan: Plan, liver: Fingerprint) -> None:
     text = printed(explanation_view(explain(plan, PATCH)))
-    for part in (PATCH, "patch.size_and_topology", "nnunet/2.8.0/patch.yaml", "rounds of fit_patch", "GB it would be"):
+    for part in (
+        PATCH,
+        "patch.size_and_topology",
+        "nnunet/2.8.0/patch.yaml",
+        "rounds of fit_patch",
+        "GB it would be",
+    ):
         assert part in text, part
     assert "fingerprint" in printed(explanation_view(explain(plan, "dataset.name")))
     assert "training.epochs" in printed(leaves_view(field_origins(plan, "training")))

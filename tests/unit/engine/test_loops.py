@@ -108,7 +108,9 @@ def test_records_are_passed_changed_and_returned(decide: Decide) -> None:
             - set: {net: make(net.size + net.inner.twice)}
         return: net
     """
-    got = decide(rules("grow([1, 2])", "updated(grow([1, 2]), size=5)", "grow([1, 2]).inner.twice"), more=more)
+    got = decide(
+        rules("grow([1, 2])", "updated(grow([1, 2]), size=5)", "grow([1, 2]).inner.twice"), more=more
+    )
     assert got["r0"] == {"size": [9, 18], "inner": {"twice": [18, 36]}}
     assert got["r1"] == {"size": 5, "inner": {"twice": [18, 36]}}
     assert got["r2"] == [18, 36]
@@ -136,7 +138,9 @@ def test_memoisation_keeps_types_dimensions_and_functions_apart(decide: Decide) 
     - {id: a, title: t, kind: inferred, scope: configuration, decides: a, value: fill(2), because: b}
     """
     got = decide(
-        rules("twice(2)", "twice(2.0)", "thrice(2)", "[sign(0.0), sign(0 * -1.0)]") + both.replace("\n    ", "\n"), more=more
+        rules("twice(2)", "twice(2.0)", "thrice(2)", "[sign(0.0), sign(0 * -1.0)]")
+        + both.replace("\n    ", "\n"),
+        more=more,
     )
     assert repr([got[f"r{n}"] for n in range(4)]) == repr([4, 4.0, 6, [-0.0, 0.0]])
     assert got["configurations.flat.a"] == [2, 2]
@@ -148,7 +152,9 @@ def test_functions_are_computed_once_for_equal_arguments(
 ) -> None:
     pack = make_pack(rules("countdown(7, 2).left", "countdown(7, 2).last"), more=COUNTDOWN)
     traced = evaluate(compile_pack(pack, traced=True), make_fingerprint(), 8.0)
-    assert len([row for row in traced.trace if row[0] == "countdown"]) == 4  # three rounds and the one that stops
+    assert (
+        len([row for row in traced.trace if row[0] == "countdown"]) == 4
+    )  # three rounds and the one that stops
 
 
 def test_case_matrices_are_arguments_too(decide: Decide) -> None:

@@ -133,7 +133,10 @@ def test_wildcards_reach_every_configuration_that_has_the_field(fingerprint: Fin
     small = Fingerprint.from_document(
         {**fingerprint.document, "cases": {**fingerprint.document["cases"], "shape": [[40, 64, 64]] * 5}}
     )
-    assert "3d_lowres" not in planned(small, **{"configurations.*.architecture.norm.epsilon": 1e-3}).configurations
+    assert (
+        "3d_lowres"
+        not in planned(small, **{"configurations.*.architecture.norm.epsilon": 1e-3}).configurations
+    )
     with pytest.raises(PlanError, match="configurations.3d_lowres.batch_size: this is not part of the plan"):
         planned(small, **{"configurations.3d_lowres.batch_size": 4})
 

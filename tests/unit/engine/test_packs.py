@@ -132,7 +132,9 @@ def test_inherited_fields_of_a_group(write_pack: Write, fingerprint: Fingerprint
     for name in ("2d", "3d_fullres"):
         path = f"configurations.{name}.patch_size"
         assert new.get(path) == [2 * edge for edge in old.get(path)]
-        assert new.get(f"configurations.{name}.architecture.strides") == old.get(f"configurations.{name}.architecture.strides")
+        assert new.get(f"configurations.{name}.architecture.strides") == old.get(
+            f"configurations.{name}.architecture.strides"
+        )
     alone = text.replace("2 * inherited.patch_size", "2 * inherited")
     with pytest.raises(RuleError, match=r"unknown name 'inherited'.*Did you mean 'inherited") as caught:
         compile_pack(load_pack(write_pack(alone, head="")))
@@ -169,7 +171,9 @@ def test_inherited_needs_the_same_scope(write_pack: Write) -> None:
         "title: Mine\nextends: nnunet@2.8.0\nrules:\n"
         "  - {id: patch.batch_size, title: t, kind: inferred, decides: batch_size, value: inherited, because: b}\n"
     )
-    with pytest.raises(RuleError, match="'inherited' has no meaning in rule 'patch.batch_size'; got scope: dataset"):
+    with pytest.raises(
+        RuleError, match="'inherited' has no meaning in rule 'patch.batch_size'; got scope: dataset"
+    ):
         compile_pack(load_pack(write_pack(text, head="")))
 
 
@@ -232,8 +236,12 @@ def test_what_moved_upstream_is_reported(write_pack: Write) -> None:
     assert "rule 'training.epochs' replaces 000000000000, but upstream it is now " in warning
     current = warning.rpartition("it is now ")[2].partition(":")[0]
     assert not load_pack(write_pack(good.replace("000000000000", current), head="")).warnings
-    wrong = text.replace("training.epochs, title", "training.nothing, title").replace("because: b, ", "because: b, replaces: abc, ")
-    with pytest.raises(RuleError, match="rule training.nothing replaces something that the extended pack does not have"):
+    wrong = text.replace("training.epochs, title", "training.nothing, title").replace(
+        "because: b, ", "because: b, replaces: abc, "
+    )
+    with pytest.raises(
+        RuleError, match="rule training.nothing replaces something that the extended pack does not have"
+    ):
         load_pack(write_pack(wrong, head=""))
 
 
@@ -241,7 +249,9 @@ def test_the_hash_covers_the_overlay_and_what_it_extends(write_pack: Write) -> N
     one = load_pack(write_pack(rounded_up(50), head="", name="same.yaml"))
     two = load_pack(write_pack(rounded_up(60), head="", name="same.yaml"))
     again = load_pack(write_pack(rounded_up(50), head="", name="same.yaml"))
-    other = load_pack(write_pack(rounded_up(50).replace("nnunet@2.8.0", "nnunet@1.7.0"), head="", name="same.yaml"))
+    other = load_pack(
+        write_pack(rounded_up(50).replace("nnunet@2.8.0", "nnunet@1.7.0"), head="", name="same.yaml")
+    )
     assert len({one.hash, two.hash, other.hash, load_pack("nnunet@2.8.0").hash}) == 4
     assert one.hash == again.hash
 
@@ -261,7 +271,9 @@ def test_rules_may_be_limited_to_configurations(write_pack: Write, run_pack: Run
       - {id: two, title: t, kind: inferred, scope: configuration, configurations: [b], decides: x, constant: 2, because: b}
     """
     evaluation = run_pack(load_pack(write_pack(text, head=head)))
-    values: dict[str, Any] = {d.paths[0]: d.values[0] for d in evaluation.decisions if d.paths[0] != "configurations"}
+    values: dict[str, Any] = {
+        d.paths[0]: d.values[0] for d in evaluation.decisions if d.paths[0] != "configurations"
+    }
     assert values == {"configurations.a.x": 1, "configurations.b.x": 2}
 
 

@@ -67,9 +67,9 @@ def test_places_count_from_one(read: Any) -> None:
 def test_mistakes_name_their_place(read: Any, text: str, place: str, what: str) -> None:
     with pytest.raises(RuleError) as caught:
         read(text)
-    assert any(p.where.startswith(f"pack/rules.yaml:{place}") and what in p.what for p in caught.value.problems), str(
-        caught.value
-    )
+    assert any(
+        p.where.startswith(f"pack/rules.yaml:{place}") and what in p.what for p in caught.value.problems
+    ), str(caught.value)
 
 
 def test_all_mistakes_are_told_at_once(read: Any) -> None:

@@ -36,7 +36,9 @@ def check(text: str, what: str, tmp_path: Path) -> Problem:
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace(MARK, ""), encoding="utf-8")
     found = problems_of(path)
-    at_mark = [problem for problem in found if problem.where == f"mine.yaml:{line}:{column}" and what in problem.what]
+    at_mark = [
+        problem for problem in found if problem.where == f"mine.yaml:{line}:{column}" and what in problem.what
+    ]
     assert at_mark, "\n".join(map(str, found))
     source, caret = (at_mark[0].excerpt or "").split("\n")
     assert caret.index("^") - source.index("|") - 2 == column - 1
@@ -231,7 +233,9 @@ WIRING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "what"), [entry for entry in WIRING if entry[1]], ids=[w for _, w in WIRING if w])
+@pytest.mark.parametrize(
+    ("text", "what"), [entry for entry in WIRING if entry[1]], ids=[w for _, w in WIRING if w]
+)
 def test_wiring(text: str, what: str, tmp_path: Path) -> None:
     check(HEAD + text, what, tmp_path)
 
@@ -259,7 +263,8 @@ def test_both_places_of_a_double_decision_are_named(tmp_path: Path) -> None:
 def test_all_problems_at_once(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     rules = "".join(
-        f"  - {{id: r{n}, title: t, kind: inferred, decides: x{n}, value: missing{n}, because: b}}\n" for n in range(4)
+        f"  - {{id: r{n}, title: t, kind: inferred, decides: x{n}, value: missing{n}, because: b}}\n"
+        for n in range(4)
     )
     path.write_text(HEAD + LISTING + rules, encoding="utf-8")
     assert [problem.what for problem in problems_of(path)] == [f"unknown name 'missing{n}'" for n in range(4)]
