@@ -51,6 +51,10 @@ FINGERPRINTS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
         {"cases": {"id": ["a"], "shape": [[36, 50, 35]], "spacing": [[1e19, 1e19, 1e19]]}},
         {"target_spacing": [1e19, 1e19, 1e19]},
     ),
+    "slices so far apart that no 3D patch has a voxel left between them": (
+        {"cases": {"id": ["a"], "shape": [[5, 5000, 5000]], "spacing": [[100, 0.001, 0.001]]}},
+        {"configurations.2d.dim": 2},
+    ),
     "strongly anisotropic": (
         {"cases": {"id": ["a"], "shape": [[5, 5000, 5000]], "spacing": [[5, 0.1, 0.1]]}},
         None,

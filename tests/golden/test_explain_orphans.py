@@ -190,10 +190,7 @@ def test_every_distinct_decision_can_be_explained(pack: str, preset: str | None)
             assert line_of(explanation.file, explanation.line), path
             json.dumps(explanation.to_json())
     assert len(seen) > 80
-    for path, loop in (
-        ("configurations.3d_fullres.patch_size", "patch"),
-        ("configurations.3d_lowres.spacing", "coarsen"),
-    ):
+    for path in ("configurations.3d_fullres.patch_size", "configurations.3d_lowres.spacing"):
         rounds = explain(plan, path, flips=False).rounds
         assert rounds, path
         assert all(row.rows and row.stopped for row in rounds), path

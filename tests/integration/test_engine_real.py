@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def everything_works(fingerprint: Fingerprint, folder: Path) -> int:
         try:
             plan = make_plan(fingerprint, load_pack(pack))
         except NnrulesError as exc:
-            assert all(problem.where and problem.what for problem in exc.problems)
+            if not all(problem.where and problem.what for problem in exc.problems):
+                pytest.fail(str(exc))
             continue
         plan.save(folder / "plan.json")
         again = Plan.load(folder / "plan.json")
@@ -57,7 +59,7 @@ def everything_works(fingerprint: Fingerprint, folder: Path) -> int:
             assert found.rounds or found.source == "override"
             assert printed(explanation_view(found))
         plans.append(again)
-    for old, new in zip(plans, plans[1:], strict=False):
+    for old, new in pairwise(plans):
         diff = diff_plans(old, new)
         assert not diff.is_empty
         assert diff.causes
@@ -65,7 +67,7 @@ def everything_works(fingerprint: Fingerprint, folder: Path) -> int:
     return len(plans)
 
 
-@pytest.mark.parametrize("source", sorted(DEMO.glob("D*[0-9a-z].json"))[::3], ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", sorted(DEMO.glob("D*[0-9a-z].json"))[::6], ids=lambda path: path.stem)
 def test_published_fingerprints(source: Path, tmp_path: Path) -> None:
     assert everything_works(Fingerprint.load(source), tmp_path) >= 4
 
@@ -75,9 +77,9 @@ def test_fingerprints_of_real_datasets(tmp_path: Path) -> None:
     if not REAL_PLANS.is_dir():
         pytest.skip("the real plans are not beside the checkout (../shared/golden/real_plans)")
     made = 0
-    for source in sorted(REAL_PLANS.glob("*/dataset_fingerprint.json"))[::3]:
+    for source in sorted(REAL_PLANS.glob("*/dataset_fingerprint.json"))[::6]:
         made += everything_works(read_nnunet_fingerprint(source, source.with_name("dataset.json")), tmp_path)
-    assert made >= 6
+    assert made >= 5
 
 
 def test_planning_as_a_process_is_quick(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rules in one line read like a table
 """Laws of plans: overrides, replays, determinism."""
 
 import copy
@@ -19,8 +20,8 @@ from nnrules.documents import canonical_json
 from nnrules.engine.compile_pack import compile_pack
 from nnrules.engine.evaluate import evaluate
 from nnrules.engine.explain import explain
-from nnrules.engine.origins import origin_of
 from nnrules.engine.machine import Machine
+from nnrules.engine.origins import origin_of
 from nnrules.engine.packs import load_pack
 from nnrules.engine.planning import compiled, make_plan
 from nnrules.engine.program import Node

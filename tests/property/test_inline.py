@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rules in one line read like a table
 """Each inlined builtin against its implementation in ``nnrules.functions``: same value, same type, same sign of zero."""
 
 from typing import Any

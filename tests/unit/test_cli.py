@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rules in one line read like a table
 """The command line: verbs, options, exit codes, JSON, errors without tracebacks."""
 
 import json
@@ -143,7 +144,7 @@ def test_plan(call: Call, fingerprint: Path, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_errors_leave_with_2_and_say_what_to_do(
+def test_errors_leave_with_2_and_say_what_to_do(  # noqa: PLR0917 - fixtures
     call: Call,
     fingerprint: Path,
     plans: tuple[Path, Path],

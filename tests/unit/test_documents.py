@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rules in one line read like a table
 import json
 import math
 import os

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rules in one line read like a table
 """Hit policies, outcomes, scopes, facts, presence: how a rule comes to its value."""
 
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def test_unique_refuses_two_and_names_both_places(decide: Decide) -> None:
 
 def test_no_match_without_otherwise_is_an_error(decide: Decide, make_fingerprint: Fingerprints) -> None:
     single = make_fingerprint([[9, 9, 9]], [[1, 1, 1]])
-    with pytest.raises(EvaluationError, match="no case of rule 'mine' applies; got cases.count = 1"):
+    with pytest.raises(EvaluationError, match=r"no case of rule 'mine' applies; got cases\.count = 1"):
         decide(one(LOW), single)
     with pytest.raises(EvaluationError, match="no case of rule 'mine' applies"):
         decide(one(LOW, hit="first"), single)
@@ -130,7 +131,7 @@ def test_texts_are_filled_with_values(make_pack: Make, run_pack: Run) -> None:
 def test_a_number_that_is_not_finite_is_refused_with_its_rule(decide: Decide) -> None:
     huge = "cases.count * 1e18 " + "* 1e18 " * 17
     with pytest.raises(
-        EvaluationError, match="rule 'x' gives a number that is not finite; got cases.count = 3"
+        EvaluationError, match=r"rule 'x' gives a number that is not finite; got cases\.count = 3"
     ):
         decide(f"- {{id: x, title: t, kind: inferred, decides: x, value: {huge}, because: b}}")
     with pytest.raises(EvaluationError, match="fact 'f' gives a number that is not finite"):
@@ -393,7 +394,7 @@ def test_extra_columns(decide: Decide, make_fingerprint: Fingerprints) -> None:
     with pytest.raises(EvaluationError, match="with a column 'volume'"):
         decide(text, make_fingerprint(), more=more)
     reads = "- {id: d, title: t, kind: inferred, decides: d, value: max(extra.deep), because: b}"
-    with pytest.raises(EvaluationError, match="Install the extractor 'my.extractor'"):
+    with pytest.raises(EvaluationError, match=r"Install the extractor 'my\.extractor'"):
         decide(reads, make_fingerprint(extra=columns), more=more)
     columns["volume"]["type"] = "boolean"
     columns["volume"]["values"] = [True, True, True]

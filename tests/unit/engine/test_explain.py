@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rules in one line read like a table
 """Explanations: sources, places, inputs, cases not taken, rounds, flips, and what cannot be shown."""
 
 import json

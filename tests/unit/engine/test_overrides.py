@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rules in one line read like a table
 """``--set PATH=VALUE``: reading assignments, finding the decision, wholes, leaves, groups, wildcards."""
 
 from typing import Any
@@ -49,7 +50,7 @@ def test_wrong_assignments(text: str, what: str) -> None:
 
 
 def test_what_depends_on_a_field_follows(fingerprint: Fingerprint) -> None:
-    plan = planned(fingerprint, **{"target_spacing": [0.5, 4.0, 0.5]})
+    plan = planned(fingerprint, target_spacing=[0.5, 4.0, 0.5])
     fullres = plan.configurations["3d_fullres"]
     assert fullres["transpose_forward"] == [1, 0, 2]
     assert fullres["spacing"] == [4.0, 0.5, 0.5]
@@ -137,7 +138,9 @@ def test_wildcards_reach_every_configuration_that_has_the_field(fingerprint: Fin
         "3d_lowres"
         not in planned(small, **{"configurations.*.architecture.norm.epsilon": 1e-3}).configurations
     )
-    with pytest.raises(PlanError, match="configurations.3d_lowres.batch_size: this is not part of the plan"):
+    with pytest.raises(
+        PlanError, match=r"configurations\.3d_lowres\.batch_size: this is not part of the plan"
+    ):
         planned(small, **{"configurations.3d_lowres.batch_size": 4})
 
 
@@ -193,7 +196,7 @@ def test_wrong_types_and_places(fingerprint: Fingerprint, path: str, value: Any)
 
 
 def test_an_override_that_makes_the_plan_contradict_itself_is_refused(fingerprint: Fingerprint) -> None:
-    with pytest.raises(PlanError, match="plan: training.epochs: not allowed here; got -1"):
+    with pytest.raises(PlanError, match=r"plan: training\.epochs: not allowed here; got -1"):
         planned(fingerprint, **{"training.epochs": -1})
-    with pytest.raises(PlanError, match="expected the field .previous_stage_one_hot"):
+    with pytest.raises(PlanError, match=r"expected the field .previous_stage_one_hot"):
         planned(fingerprint, **{"configurations.2d.augmentation.order": ["mirror", "previous_stage_one_hot"]})

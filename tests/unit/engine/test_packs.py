@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rules in one line read like a table
 """Packs and overlays: what is found, merged, replaced, removed, inherited."""
 
 from collections.abc import Callable
@@ -172,7 +173,7 @@ def test_inherited_needs_the_same_scope(write_pack: Write) -> None:
         "  - {id: patch.batch_size, title: t, kind: inferred, decides: batch_size, value: inherited, because: b}\n"
     )
     with pytest.raises(
-        RuleError, match="'inherited' has no meaning in rule 'patch.batch_size'; got scope: dataset"
+        RuleError, match=r"'inherited' has no meaning in rule 'patch\.batch_size'; got scope: dataset"
     ):
         compile_pack(load_pack(write_pack(text, head="")))
 
@@ -240,7 +241,7 @@ def test_what_moved_upstream_is_reported(write_pack: Write) -> None:
         "because: b, ", "because: b, replaces: abc, "
     )
     with pytest.raises(
-        RuleError, match="rule training.nothing replaces something that the extended pack does not have"
+        RuleError, match=r"rule training\.nothing replaces something that the extended pack does not have"
     ):
         load_pack(write_pack(wrong, head=""))
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rules in one line read like a table
 """Strict YAML: what YAML 1.2 says, with a place for every node and every mistake."""
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+# ruff: noqa: E501 - rules in one line read like a table
+# ruff: noqa: ISC004 - cases that take two lines
 """Mistakes in rules, found when a pack is loaded or compiled: what is said, and the place below the caret.
 
 In the rules of this file ‸ marks the expected place; it is taken out before the rules are read.
