@@ -28,21 +28,25 @@ def pack_of(rules: str | None, preset: str | None) -> Pack:
 
 
 def load_fingerprint(path: Path, *, workers: int | None, quiet: bool) -> Fingerprint:
-    """A fingerprint file, or the fingerprint of a dataset.json or its folder."""
+    """A fingerprint file (ours, or nnU-Net v2's beside its dataset.json), or that of a dataset's images."""
     from nnrules.dataset_facts import is_dataset_json
     from nnrules.documents import read_json
     from nnrules.errors import FingerprintError
     from nnrules.fingerprint import Fingerprint
-    from nnrules.interop.nnunetv2_read import is_nnunet_fingerprint
+    from nnrules.interop.nnunetv2_read import is_nnunet_fingerprint, read_nnunet_fingerprint
 
     if not path.is_dir():
         document = read_json(path, FingerprintError)
         if is_nnunet_fingerprint(document):
+            # nnU-Net v2 keeps both files in one folder.
+            beside = path.with_name("dataset.json")
+            if beside.is_file():
+                return read_nnunet_fingerprint(path, beside)
             raise UsageError(
                 Problem(
                     where=str(path),
-                    what="this is nnU-Net v2's fingerprint, which needs its dataset.json",
-                    fix=f"Run `nnrules plan --from-nnunet {path} DATASET_JSON`.",
+                    what="this is nnU-Net v2's fingerprint, which needs its dataset.json, and none lies beside it",
+                    fix="Put its dataset.json into the same folder, or name it: --from-nnunet.",
                 )
             )
         if not is_dataset_json(document):

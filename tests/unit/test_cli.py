@@ -245,6 +245,9 @@ def test_a_plan_from_nnunets_own_files(call: Call, tmp_path: Path, fingerprint: 
     document = json.loads(out)
     assert document["dataset"]["num_training"] == 3
     assert document["provenance"]["inputs"]["cases.spacing"]["median"] == [2.0, 0.8, 0.8]
+    code, beside, _ = call("plan", tmp_path / "fp.json", "--json")
+    assert (code, beside) == (0, out)
+    (tmp_path / "dataset.json").rename(tmp_path / "elsewhere.json")
     code, _, err = call("plan", tmp_path / "fp.json")
     assert code == 2
     assert "--from-nnunet" in err
