@@ -115,6 +115,8 @@ class NodeNames:
 
     def known(self) -> Iterable[str]:
         inherited = [] if self.node.inherited is None else _inherited_names(self.node.inherited)
+        if not inherited and self.node.rule is not None and self.node.rule.inherited is not None:
+            inherited = ["inherited"]  # not compiled yet, because the rule does not read it under this name
         mine = [*self.local, *self.pending, *inherited]
         return [*mine, *self.pack.params, *self.compiler.known_names(self.node), "dim"]
 
