@@ -242,6 +242,15 @@ def test_the_nearest_valid_patch_is_valid(
         assert again.get(path) == nearest
 
 
+def test_a_nearest_patch_that_needs_another_halving_is_followed_up() -> None:
+    """15 × 33 is rounded up to 16 × 36, whose network halves once more and needs 16 × 40."""
+    path = "configurations.2d.patch_size"
+    with pytest.raises(PlanError, match=r"The nearest valid value is 16 × 40\.") as caught:
+        make_plan(recorded()[0], "nnunet@1.0.0", overrides={path: [15, 33]})
+    assert caught.value.problems[0].got == "15 × 33"
+    assert make_plan(recorded()[0], "nnunet@1.0.0", overrides={path: [16, 40]}).get(path) == [16, 40]
+
+
 def test_an_impossible_patch_is_refused_before_anything_is_computed_from_it() -> None:
     for edges in ([0, 64, 64], [-8, 64, 64]):
         with pytest.raises(PlanError, match="every edge of the patch must be at least one voxel"):
