@@ -63,9 +63,7 @@ class Calls(Compiling):
 
     def selected(self, arg: Value) -> str:
         if isinstance(arg.type, MaskedType):
-            pairs = ", ".join(
-                f"({c}, {m})" for c, m in zip(self.em.elements(arg), arg.mask or [], strict=True)
-            )
+            pairs = ", ".join(f"({c}, {m})" for c, m in zip(self.em.atoms(arg), arg.mask or [], strict=True))
             return f"tuple(value for value, chosen in ({pairs},) if chosen)"
         return self.em.packed(arg)
 
