@@ -11,7 +11,10 @@ The tree::
     │   └── RuleError            one place in a rule file (file:line:column and a caret)
     │       └── EvaluationError  a rule that failed on a fingerprint
     ├── RefusedError             a rule refuses the dataset, with the reason that the pack gives
-    └── PlanError                plan.json, or an override that cannot be
+    ├── PlanError                plan.json, or an override that cannot be
+    └── RunError                 executing a plan: the machine, a work folder, a training
+        ├── StoreError           preprocessed cases: missing, damaged, of another plan
+        └── ModelError           weights, checkpoints, model folders: missing, damaged, of another plan
 
 Each error carries one or more :class:`Problem` and prints all of them: validation never stops at the first.
 """
@@ -26,12 +29,15 @@ __all__ = [
     "EvaluationError",
     "FingerprintError",
     "ImageError",
+    "ModelError",
     "NnrulesError",
     "PackError",
     "PlanError",
     "Problem",
     "RefusedError",
     "RuleError",
+    "RunError",
+    "StoreError",
     "UsageError",
 ]
 
@@ -126,3 +132,15 @@ class RefusedError(NnrulesError):
 
 class PlanError(NnrulesError):
     """A plan.json that breaks its schema or its meaning, or an override that cannot be."""
+
+
+class RunError(NnrulesError):
+    """A plan that cannot be executed here or now."""
+
+
+class StoreError(RunError):
+    """Preprocessed cases that are missing, damaged, or made for another plan."""
+
+
+class ModelError(RunError):
+    """Weights, a checkpoint or a model folder that is missing, damaged, or of another plan."""
