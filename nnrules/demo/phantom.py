@@ -183,13 +183,16 @@ def phantom_case(kind: str, index: int, *, seed: int = 0) -> PhantomCase:
     )
 
 
-def write_phantom(folder: Path, kind: str, *, num_cases: int | None = None, seed: int = 0) -> Path:
-    """Write a phantom dataset in nnU-Net v2's layout: dataset.json, imagesTr, labelsTr.
+def write_phantom(
+    folder: Path, kind: str, *, num_cases: int | None = None, num_test_cases: int = 0, seed: int = 0
+) -> Path:
+    """Write a phantom dataset in nnU-Net v2's layout: dataset.json, imagesTr, labelsTr, imagesTs, labelsTs.
 
     Args:
         folder: the dataset's folder; made here, appears whole or not at all.
         kind: a key of :data:`PHANTOM_KINDS`.
         num_cases: number of training cases; that of the demo by default.
+        num_test_cases: number of further cases, of other subjects where the training cases are whole subjects.
         seed: other seeds give other subjects.
 
     Returns:
@@ -221,7 +224,7 @@ def write_phantom(folder: Path, kind: str, *, num_cases: int | None = None, seed
         raise _not_written(folder, exc) from None
     try:
         part = temporary / target.name
-        _write(part, recipe, kind, count, seed)
+        _write(part, recipe, kind, (count, num_test_cases), seed)
         part.replace(target)  # a folder may take the place of an empty one
     except OSError as exc:
         raise _not_written(folder, exc) from None
@@ -231,15 +234,11 @@ def write_phantom(folder: Path, kind: str, *, num_cases: int | None = None, seed
     return folder / "dataset.json"
 
 
-def _write(folder: Path, recipe: PhantomKind, kind: str, num_cases: int, seed: int) -> None:
-    images, labels = folder / "imagesTr", folder / "labelsTr"
-    images.mkdir(parents=True)
-    labels.mkdir()
-    for index in range(num_cases):
-        case = phantom_case(kind, index, seed=seed)
-        for channel, array in enumerate(case.channels):
-            write_image(images / f"{case.id}_{channel:04d}{_ENDING}", array, case.geometry)
-        write_image(labels / f"{case.id}{_ENDING}", case.labels, case.geometry)
+def _write(folder: Path, recipe: PhantomKind, kind: str, counts: tuple[int, int], seed: int) -> None:
+    num_cases, num_test_cases = counts
+    _write_cases(folder, "Tr", kind, range(num_cases), seed)
+    if num_test_cases:
+        _write_cases(folder, "Ts", kind, range(num_cases, num_cases + num_test_cases), seed)
     document = {
         "name": recipe.dataset_name,
         "description": recipe.description,
@@ -252,6 +251,17 @@ def _write(folder: Path, recipe: PhantomKind, kind: str, num_cases: int, seed: i
         **recipe.dataset_extra,
     }
     write_json(folder / "dataset.json", document)
+
+
+def _write_cases(folder: Path, part: str, kind: str, indices: range, seed: int) -> None:
+    images, labels = folder / f"images{part}", folder / f"labels{part}"
+    images.mkdir(parents=True)
+    labels.mkdir()
+    for index in indices:
+        case = phantom_case(kind, index, seed=seed)
+        for channel, array in enumerate(case.channels):
+            write_image(images / f"{case.id}_{channel:04d}{_ENDING}", array, case.geometry)
+        write_image(labels / f"{case.id}{_ENDING}", case.labels, case.geometry)
 
 
 def _kind(kind: str) -> PhantomKind:

@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 _RESULT = "demo.json"
 _ROUNDS_EXAMPLE = "D2"
+_NUM_TEST_CASES = 2
 _EXPLAINED = ("brain_mr", "channels[0].normalization.use_mask")
 
 
@@ -179,7 +180,9 @@ def _phantoms(folder: Path, output: Path, console: Console) -> dict[str, Plan]:
     _headline(console, "3. Phantom datasets, from images to plan")
     for kind, recipe in PHANTOM_KINDS.items():
         name = recipe.dataset_name
-        dataset = load_dataset(write_phantom(folder / "datasets" / name, kind))
+        dataset = load_dataset(
+            write_phantom(folder / "datasets" / name, kind, num_test_cases=_NUM_TEST_CASES)
+        )
         fingerprint = extract_fingerprint(dataset)
         fingerprint.save(folder / "fingerprints" / f"{name}.json")
         plan = make_plan(fingerprint)
@@ -208,7 +211,7 @@ def _headline(console: Console, text: str) -> None:
 def _files(output: Path, console: Console) -> None:
     _headline(console, f"Written to {output}")
     for line in (
-        "datasets/      the phantoms: images, labels, dataset.json",
+        "datasets/      the phantoms: images, labels, dataset.json; imagesTs and labelsTs are not trained on",
         "fingerprints/  of the paper's datasets and the phantoms; change one, and plan it again",
         f"plans/         the paper's datasets under {PAPER_PACK}, the phantoms under the default pack",
         f"{_RESULT}      every cell and score",
