@@ -1,0 +1,97 @@
+"""Scoring many cases, in processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from nnrules.errors import NnrulesError, Problem, RunError
+from nnrules.image_io import read_geometry
+
+from nnrules_runtime.evaluate.case import CaseScores, CaseTask, EvaluationCase, score_case
+from nnrules_runtime.evaluate.conventions import Evaluation
+from nnrules_runtime.evaluate.summary import Summary, sorted_by_id
+from nnrules_runtime.evaluate.surface import DEFAULT_TOLERANCE_MM
+from nnrules_runtime.preprocess.memory import available_bytes
+from nnrules_runtime.preprocess.pool import Failure, Job, attempt, run_in_processes
+from nnrules_runtime.progress import track
+
+__all__ = ["evaluate_cases"]
+
+# Two label maps as stored and as 32-bit numbers, a mask, and two distance maps.
+_BYTES_PER_VOXEL = 32
+_MEMORY_SHARE = 0.8
+# Starting processes takes a second or two: as long as scoring this many voxels in one.
+_FEW_VOXELS = 30_000_000
+
+
+def evaluate_cases(
+    evaluation: Evaluation,
+    cases: Sequence[EvaluationCase],
+    *,
+    surface_tolerance_mm: float | None = DEFAULT_TOLERANCE_MM,
+    num_workers: int | None = None,
+    plan_hash: str | None = None,
+) -> Summary:
+    """Score predictions.
+
+    Args:
+        evaluation: the plan's conventions.
+        cases: at least one.
+        surface_tolerance_mm: tolerance of the surface Dice in mm; ``None``: surfaces are not measured, which saves
+            most of the time.
+        num_workers: processes; 1 works in the calling process. By default one a core, and none for few small cases.
+        plan_hash: noted in the result.
+
+    Returns:
+        Scores and means.
+
+    Raises:
+        RunError: everything that is wrong with any case.
+        ValueError: there are no cases.
+    """
+    if not cases:
+        raise ValueError("evaluate_cases needs at least one case")
+    jobs = [
+        Job(case.id, CaseTask(case, evaluation, surface_tolerance_mm), _num_voxels(case) * _BYTES_PER_VOXEL)
+        for case in cases
+    ]
+    if num_workers is None:
+        is_small = sum(job.num_bytes for job in jobs) <= _FEW_VOXELS * _BYTES_PER_VOXEL
+        num_workers = 1 if is_small else _num_cores()
+    num_workers = min(num_workers, len(jobs))
+    results: Iterator[tuple[Job[CaseTask], CaseScores | Failure]]
+    if num_workers <= 1:
+        results = ((job, attempt(score_case, job)) for job in jobs)
+    else:
+        available = available_bytes()
+        limit = None if available is None else int(available * _MEMORY_SHARE)
+        results = run_in_processes(score_case, jobs, num_workers=num_workers, limit_bytes=limit)
+    scores: list[CaseScores] = []
+    problems: list[Problem] = []
+    for _, result in track(results, total=len(jobs), title="evaluating"):
+        if isinstance(result, Failure):
+            problems += result.problems
+        else:
+            scores.append(result)
+    if problems:
+        raise RunError(sorted(problems, key=lambda problem: problem.where))
+    return Summary(
+        evaluation=evaluation,
+        cases=sorted_by_id(scores),
+        tolerance_mm=surface_tolerance_mm,
+        plan_hash=plan_hash,
+    )
+
+
+def _num_voxels(case: EvaluationCase) -> int:
+    """Voxels of a case; 0 for a file that cannot be read, which is said when it is scored."""
+    with suppress(NnrulesError):
+        depth, height, width = read_geometry(case.prediction).shape
+        return depth * height * width
+    return 0
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
