@@ -1,0 +1,1 @@
+"""From an image and trained networks to a segmentation on the image's own grid."""

@@ -1,0 +1,154 @@
+"""Which trained networks predict: found below the folder that a user names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnrules.documents import read_json
+from nnrules.errors import ModelError, Problem
+from nnrules.plan import Plan
+
+from nnrules_runtime.network.identity import network_digest
+from nnrules_runtime.network.model import MODEL_FILE, PLAN_FILE, Checkpoint, Model, read_model, trained_folds
+from nnrules_runtime.workspace import fold_name
+
+__all__ = ["check_same", "find_models", "read_models"]
+
+
+def find_models(
+    path: Path, *, configuration: str | None = None, folds: Sequence[int | str] | None = None
+) -> list[Path]:
+    """The folders of the folds that predict.
+
+    Args:
+        path: a work folder, ``models/CONFIGURATION`` in one, or the folder of one fold.
+        configuration: which one, where a work folder has several.
+        folds: numbers, or ``"all"`` for the network that was trained on all cases. Default: every numbered fold
+            that has been trained, or ``all`` where there is none.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if not path.is_dir():
+        what = "this is no folder" if path.exists() else "there is no such folder"
+        raise ModelError(Problem(where=str(path), what=what, fix="Name a work folder or a folder of models."))
+    if (path / MODEL_FILE).is_file():
+        if folds is not None and [fold_name(fold) for fold in folds] != [path.name]:
+            raise ModelError(
+                Problem(
+                    where=str(path),
+                    what="this folder holds one fold",
+                    got=", ".join(str(fold) for fold in folds),
+                    fix="Name the folder above it to choose folds.",
+                )
+            )
+        return [path]
+    models = _configuration_folder(path, configuration)
+    trained = trained_folds(models)
+    numbered = [fold for fold in trained if fold != "all"]
+    wanted = list(folds) if folds is not None else (numbered or list(trained))
+    missing = [fold for fold in wanted if fold not in trained]
+    if missing or not wanted:
+        raise ModelError(
+            Problem(
+                where=str(models),
+                what="not trained to an end" if missing else "no fold has been trained to an end",
+                got=", ".join(fold_name(fold) for fold in missing) or None,
+                expected="one of " + ", ".join(fold_name(fold) for fold in trained) if trained else None,
+                fix="Train it with `nnrules run train`, or choose other folds.",
+            )
+        )
+    return [trained[fold] for fold in wanted]
+
+
+def read_models(
+    folders: Sequence[Path], checkpoint: Checkpoint | None = None, *, plan: Plan | None = None
+) -> tuple[Model, ...]:
+    """Read the models of some folds; their weights are verified.
+
+    Args:
+        folders: of the folds.
+        checkpoint: which weights; default: what the plan says (``inference.checkpoint``).
+        plan: to use instead of the stored ones; it may differ in what weights do not depend on.
+
+    Raises:
+        ModelError: one is missing, damaged or of another plan than the first.
+    """
+    models = []
+    problems: list[Problem] = []
+    for folder in folders:
+        try:
+            models.append(read_model(folder, checkpoint or _planned_checkpoint(folder, plan), plan=plan))
+        except ModelError as exc:
+            problems.extend(exc.problems)
+    if problems:
+        raise ModelError(problems)
+    check_same(models)
+    return tuple(models)
+
+
+def check_same(models: Sequence[Model]) -> None:
+    """Refuse to average networks that differ, or that take other inputs.
+
+    Raises:
+        ModelError: names those that differ from the first.
+    """
+    problems = [
+        Problem(
+            where=str(model.folder),
+            what="this is another network than the first, or it takes other inputs",
+            got=f"{model.configuration} of a plan with the hash {model.plan.hash}",
+            expected=f"{models[0].configuration} of {models[0].plan.hash}",
+            fix="Predict with each alone.",
+        )
+        for model in models[1:]
+        if _digest(model) != _digest(models[0])
+    ]
+    if problems:
+        raise ModelError(problems)
+
+
+def _digest(model: Model) -> str:
+    return network_digest(model.plan, model.configuration)
+
+
+def _planned_checkpoint(folder: Path, plan: Plan | None) -> Checkpoint:
+    """What the plan says about the configuration of a model; whatever is wrong is said when the model is read."""
+    stored = (path for path in (folder / PLAN_FILE, folder.parent / PLAN_FILE) if path.is_file())
+    path = next(stored, None)
+    used = Plan.load(path) if plan is None and path is not None else plan
+    document = read_json(folder / MODEL_FILE, ModelError)
+    name = document.get("configuration") if isinstance(document, dict) else None
+    if used is None or not isinstance(name, str) or name not in used.configurations:
+        return "final"
+    planned: Checkpoint = used.configurations[name]["inference"]["checkpoint"]
+    return planned
+
+
+def _configuration_folder(path: Path, configuration: str | None) -> Path:
+    """``models/CONFIGURATION`` of a work folder, or the folder itself if it is one."""
+    work = path / "models"
+    if not work.is_dir():
+        if configuration is not None and path.name != configuration and (path / configuration).is_dir():
+            return path / configuration
+        return path
+    found = sorted(folder.name for folder in work.iterdir() if folder.is_dir() and trained_folds(folder))
+    if configuration is not None and (work / configuration).is_dir():
+        return work / configuration
+    if configuration is None and len(found) == 1:
+        return work / found[0]
+    fix = "Train one with `nnrules run train`." if not found else "Choose one with -c."
+    raise ModelError(
+        Problem(
+            where=str(work),
+            what="no configuration has been trained to an end"
+            if not found
+            else "there is no such configuration"
+            if configuration is not None
+            else "several configurations have been trained",
+            got=configuration,
+            expected="one of " + ", ".join(found) if found else None,
+            fix=fix,
+        )
+    )

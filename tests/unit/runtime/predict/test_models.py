@@ -1,0 +1,109 @@
+"""Which trained networks a path and options stand for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from nnrules.errors import ModelError
+from nnrules.plan import Plan
+
+from nnrules_runtime.predict.models import find_models, read_models
+
+MakeWork = Callable[..., Path]
+
+
+def names(work: Path, folders: list[Path]) -> list[str]:
+    return [str(folder.relative_to(work / "models")) for folder in folders]
+
+
+def test_every_numbered_fold(make_work: MakeWork, tmp_path: Path) -> None:
+    work = make_work(tmp_path, folds=(0, 2, "all"))
+    wanted = ["3d_fullres/fold_0", "3d_fullres/fold_2"]
+    assert names(work, find_models(work)) == wanted
+    assert names(work, find_models(work / "models" / "3d_fullres")) == wanted
+    assert names(work, find_models(work / "models", configuration="3d_fullres")) == wanted
+    assert names(work, find_models(work / "models" / "3d_fullres" / "fold_2")) == wanted[1:]
+    assert names(work, find_models(work, folds=[2])) == wanted[1:]
+    assert names(work, find_models(work, folds=["all"])) == ["3d_fullres/fold_all"]
+
+
+def test_all_where_there_is_no_other(make_work: MakeWork, tmp_path: Path) -> None:
+    work = make_work(tmp_path, folds=("all",))
+    assert names(work, find_models(work)) == ["3d_fullres/fold_all"]
+
+
+def test_unfinished_folds_are_passed_over_unless_asked_for(make_work: MakeWork, tmp_path: Path) -> None:
+    work = make_work(tmp_path, folds=(0,))
+    (work / "models" / "3d_fullres" / "fold_1").mkdir()
+    assert names(work, find_models(work)) == ["3d_fullres/fold_0"]
+    with pytest.raises(ModelError, match=r"not trained to an end; got fold_1; expected one of fold_0"):
+        find_models(work, folds=[0, 1])
+
+
+def test_several_configurations(make_work: MakeWork, tmp_path: Path) -> None:
+    work = make_work(tmp_path, folds=(0,), configurations=("2d", "3d_fullres"))
+    assert names(work, find_models(work, configuration="2d")) == ["2d/fold_0"]
+    with pytest.raises(
+        ModelError, match=r"several configurations have been trained; expected one of 2d, 3d_fullres"
+    ):
+        find_models(work)
+    with pytest.raises(ModelError, match=r"no such configuration; got 3d; expected one of 2d, 3d_fullres"):
+        find_models(work, configuration="3d")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("absent", "there is no such folder"), ("file", "this is no folder"), ("", "no fold has been trained")],
+)
+def test_no_models(tmp_path: Path, path: str, said: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match=said):
+        find_models(tmp_path / path)
+
+
+def test_work_folder_without_models(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ModelError, match="no configuration has been trained to an end"):
+        find_models(tmp_path)
+
+
+def test_one_fold_is_no_choice_of_folds(make_work: MakeWork, tmp_path: Path) -> None:
+    fold = make_work(tmp_path, folds=(0,)) / "models" / "3d_fullres" / "fold_0"
+    assert find_models(fold, folds=[0]) == [fold]
+    with pytest.raises(ModelError, match="this folder holds one fold; got 1, 2"):
+        find_models(fold, folds=[1, 2])
+
+
+def test_checkpoint_is_the_plans(
+    make_work: MakeWork, make_small_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    changes = {"configurations.3d_fullres.inference.checkpoint": "best"}
+    work = make_work(tmp_path, folds=(0,), plan=make_small_plan(changes=changes), checkpoint="best")
+    (model,) = read_models(find_models(work))
+    assert model.checkpoint == "best"
+    with pytest.raises(ModelError, match="no such checkpoint; got final; expected one of best"):
+        read_models(find_models(work), "final")
+
+
+def test_damaged_models_are_named_together(make_work: MakeWork, tmp_path: Path) -> None:
+    work = make_work(tmp_path, folds=(0, 1, 2))
+    for fold in (0, 2):
+        (file,) = (work / "models" / "3d_fullres" / f"fold_{fold}").glob("*.safetensors")
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ModelError) as caught:
+        read_models(find_models(work))
+    assert [("fold_0" in p.where, "fold_2" in p.where) for p in caught.value.problems] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_networks_of_two_plans_are_not_averaged(
+    make_work: MakeWork, make_small_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    one = make_work(tmp_path / "one", folds=(0,))
+    plan = make_small_plan(changes={"configurations.3d_fullres.architecture.features_per_stage": [4, 8, 16]})
+    other = make_work(tmp_path / "other", folds=(0,), plan=plan)
+    folders = [*find_models(one), *find_models(other)]
+    with pytest.raises(ModelError, match="another network than the first"):
+        read_models(folders)
