@@ -107,3 +107,9 @@ def test_the_precision_is_that_of_the_network_inside_the_context() -> None:
 def test_facts_of_the_machine() -> None:
     assert num_usable_cores() >= 1
     assert cpu_features() <= {"amx_bf16", "avx512_bf16"}
+
+
+@pytest.mark.usefixtures("only_cpu")
+@pytest.mark.parametrize(("precision", "channels_last"), [("float32", False), ("bfloat16", True)])
+def test_the_layout_on_a_cpu_follows_the_precision(precision: str, channels_last: bool) -> None:
+    assert choose_profile(training(), precision=precision).channels_last is channels_last
