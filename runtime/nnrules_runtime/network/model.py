@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,6 @@ from nnrules.plan import Plan
 from nnrules.schema import validate
 from torch import Tensor, nn
 
-from nnrules_runtime import __version__
 from nnrules_runtime.files import digest_of_file, make_folder
 from nnrules_runtime.network.architecture import Architecture
 from nnrules_runtime.network.identity import differences, network_digest, network_fields
@@ -138,7 +138,7 @@ def write_model(
     axes = plan.configurations[configuration]["mirror_axes"] if mirror_axes is None else mirror_axes
     document = {
         "schema_version": _FORMAT,
-        "created_by": f"nnrules {__version__}",
+        "created_by": f"nnrules {version('nnrules')}",
         "configuration": configuration,
         "fold": fold,
         "plan_hash": metadata["plan_hash"],

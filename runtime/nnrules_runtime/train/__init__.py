@@ -1,0 +1,1 @@
+"""Training: patches, batches, loss, optimizer, the loop, checkpoints."""

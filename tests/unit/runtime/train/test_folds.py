@@ -1,0 +1,195 @@
+"""Which cases train and which validate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nnrules.errors import PlanError, RunError
+from nnrules.plan import Plan
+
+from nnrules_runtime.train.folds import Fold, FoldPolicy, split_folds
+from nnrules_runtime.values import Section, reading
+
+
+def section(
+    *,
+    num_folds: int = 5,
+    seed: int = 12345,
+    unit: str = "case",
+    policy: str = "refuse",
+    num_instances: int | None = None,
+    configurations: list[str] | None = None,
+    from_fold: int = 0,
+) -> Section:
+    folds = {
+        "num_folds": num_folds,
+        "assignment": {"method": "shuffled_kfold", "order": "sorted_ids", "seed": seed},
+        "unit": unit,
+        "too_few": {
+            "policy": policy,
+            "num_instances": num_instances,
+            "configurations": configurations,
+            "selection": None,
+        },
+        "extra": {"train_share": 0.8, "seed_offset": 12345, "from_fold": from_fold},
+    }
+    return Section({"folds": folds}, "", [])
+
+
+def policy(**values: Any) -> FoldPolicy:
+    return FoldPolicy.from_plan(section(**values))
+
+
+def ids(number: int) -> list[str]:
+    return [f"case_{index:03d}" for index in range(number)]
+
+
+def test_twelve_cases_are_dealt_as_scikit_learn_deals_them() -> None:
+    # Recorded from scikit-learn's KFold(5, shuffle=True, random_state=12345) for 12 cases.
+    expected = [[0, 3, 8], [7, 10, 11], [6, 9], [1, 4], [2, 5]]
+    folds = split_folds(section(), ids(12))
+    assert [[ids(12).index(case) for case in fold.validation] for fold in folds] == expected
+
+
+@given(
+    st.lists(st.text("abcXYZ019_-. é", min_size=1, max_size=6), min_size=2, max_size=60, unique=True),
+    st.integers(2, 6),
+    st.integers(0, 2**32 - 1),
+    st.randoms(use_true_random=False),
+)
+def test_every_case_validates_once_whatever_the_order(
+    names: list[str], num_folds: int, seed: int, random: Any
+) -> None:
+    if len(names) < num_folds:
+        return
+    folds = policy(num_folds=num_folds, seed=seed).split(names)
+    assert sorted(case for fold in folds for case in fold.validation) == sorted(names)
+    sizes = [len(fold.validation) for fold in folds]
+    assert max(sizes) - min(sizes) <= 1
+    for fold in folds:
+        assert fold.held_out
+        assert list(fold.train) == sorted(set(names) - set(fold.validation))
+        assert list(fold.validation) == sorted(fold.validation)
+    random.shuffle(names)
+    assert policy(num_folds=num_folds, seed=seed).split(names) == folds
+
+
+@given(st.lists(st.integers(0, 8), min_size=5, max_size=40), st.integers(2, 4))
+def test_a_group_never_straddles(members: list[int], num_folds: int) -> None:
+    names = ids(len(members))
+    groups = {
+        case: (f"patient {member}" if member else None) for case, member in zip(names, members, strict=True)
+    }
+    folds = policy(unit="group", num_folds=num_folds, policy="fewer_folds").fold("all", names, groups)
+    assert folds.train == tuple(names)
+    num_units = len(set(members) - {0}) + members.count(0)
+    if num_units < num_folds:
+        return
+    split = policy(unit="group", num_folds=num_folds).split(names, groups)
+    assert sorted(case for fold in split for case in fold.validation) == names
+    for fold in split:
+        train = {groups[case] for case in fold.train} - {None}
+        validation = {groups[case] for case in fold.validation} - {None}
+        assert not train & validation
+
+
+def test_groups_are_dealt_like_cases_by_their_names() -> None:
+    cases = [f"{letter}{number}" for letter in "lkjihgfedcba" for number in (1, 2)]
+    groups = {case: case[0] for case in cases}
+    folds = policy(unit="group").split(cases, groups)
+    expected = [[0, 3, 8], [7, 10, 11], [6, 9], [1, 4], [2, 5]]
+    for fold, indices in zip(folds, expected, strict=True):
+        assert {case[0] for case in fold.validation} == {"abcdefghijkl"[index] for index in indices}
+        assert len(fold.validation) == 2 * len(indices)
+
+
+def test_a_case_without_group_is_no_member_of_the_group_of_its_name() -> None:
+    groups = {"a1": "b", "a2": "b"}
+    units = policy(unit="group", num_folds=2)._units(["a1", "a2", "b", "c"], groups)
+    assert sorted(units) == [("a1", "a2"), ("b",), ("c",)]
+
+
+def test_groups_are_not_read_where_cases_are_the_unit() -> None:
+    groups = dict.fromkeys(ids(12), "one")
+    assert policy().split(ids(12), groups) == policy().split(ids(12))
+
+
+def test_too_few_cases_are_refused_with_the_ways_on() -> None:
+    with pytest.raises(
+        RunError, match=r"fewer cases than folds; got 3 cases; expected at least 5.*--fold all.*=3"
+    ):
+        policy().split(ids(3))
+    with pytest.raises(RunError, match=r"fewer groups than folds; got 1 groups \(12 cases\)"):
+        policy(unit="group").split(ids(12), dict.fromkeys(ids(12), "one"))
+    with pytest.raises(RunError, match="got 1 cases"):
+        policy(policy="fewer_folds").split(ids(1))
+
+
+def test_too_few_cases_are_all_used_by_every_model() -> None:
+    all_cases = policy(policy="all_cases", num_instances=5, configurations=["3d_fullres"])
+    folds = all_cases.split(ids(3))
+    assert folds == [
+        Fold(name=number, train=tuple(ids(3)), validation=tuple(ids(3)), held_out=False)
+        for number in range(5)
+    ]
+    assert all_cases.fold(4, ids(3), configuration="3d_fullres") == folds[4]
+    with pytest.raises(RunError, match=r"configuration 2d: with only 3 cases .* expected 3d_fullres"):
+        all_cases.fold(0, ids(3), configuration="2d")
+    assert all_cases.fold(0, ids(12), configuration="2d").held_out
+
+
+def test_too_few_cases_make_fewer_folds() -> None:
+    folds = policy(policy="fewer_folds").split(ids(3))
+    assert [len(fold.validation) for fold in folds] == [1, 1, 1]
+
+
+def test_fold_all_trains_and_validates_on_everything() -> None:
+    fold = policy().fold("all", ids(3))
+    assert fold == Fold(name="all", train=tuple(ids(3)), validation=tuple(ids(3)), held_out=False)
+    with pytest.raises(RunError, match="got 0 cases"):
+        policy().fold("all", [])
+
+
+def test_a_fold_beyond_the_split_is_a_random_one() -> None:
+    # Recorded from nnunetv2 2.8.1 for 10 cases and fold 7.
+    fold = policy().fold(7, ids(10))
+    assert fold.validation == ("case_003", "case_005")
+    assert set(fold.train) | set(fold.validation) == set(ids(10))
+    assert len(policy().fold(5, ids(21)).train) == 16, "80 % are rounded down"
+
+
+def test_folds_that_do_not_exist_are_refused() -> None:
+    three = policy(num_folds=3, from_fold=5)
+    assert three.fold(5, ids(10)).held_out
+    for fold in (3, 4, -1, "5"):
+        with pytest.raises(RunError, match=r'expected 0 to 2, 5 and above .* or "all"'):
+            three.fold(fold, ids(10))
+    with pytest.raises(RunError, match="leaves nothing to train on"):
+        policy(policy="all_cases", num_instances=1).fold(1, ids(1))
+
+
+@pytest.mark.parametrize("groups", [None, {"a": "x"}])
+def test_the_split_takes_any_iterable(groups: Any) -> None:
+    assert split_folds(section(num_folds=2), iter("abcd"), groups) == split_folds(
+        section(num_folds=2), "dcba"
+    )
+
+
+def test_unknown_values_are_refused_together(hippocampus_plan: Plan) -> None:
+    document = {**hippocampus_plan.document, "folds": {**hippocampus_plan.document["folds"], "unit": "site"}}
+    document["folds"]["assignment"] = {"method": "stratified", "order": "sorted_ids", "seed": 1}
+    with (
+        pytest.raises(PlanError, match=r"folds.assignment.method(?s:.*)folds.unit"),
+        reading(Plan(document)) as root,
+    ):
+        FoldPolicy.from_plan(root)
+
+
+def _names(folds: Sequence[Fold]) -> list[int | str]:
+    return [fold.name for fold in folds]
+
+
+def test_folds_are_numbered() -> None:
+    assert _names(policy().split(ids(7))) == [0, 1, 2, 3, 4]
