@@ -16,25 +16,45 @@ DIST ?= dist
 
 # Stamps: an environment is made again when what it is made from has changed.
 CORE := $(VENV)/.installed-core
+RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
-.PHONY: help demo test check bench wheel docs format clean
+.PHONY: help demo demo-plan test check parity bench wheel docs format clean
 
 help:
-	@echo "make demo    plan a small dataset that ships with the project, and explain the plan"
+	@echo "make demo    plan data that ships with the project, train on it, predict and score (a few minutes)"
+	@echo "make demo-plan  the planning part alone (seconds, without PyTorch)"
 	@echo "make test    run the tests"
 	@echo "make check   lint, format, types, module boundaries, schemas, rules and their tests"
+	@echo "make parity  compare every stage with nnU-Net v2, recorded and installed (into .bench/peer)"
 	@echo "make bench   measure planning and fingerprinting (installs nnU-Net v2 into .bench/peer to compare)"
 	@echo "make wheel   build the sdist and the wheel into dist/"
 	@echo "make docs    update the tables and transcripts in docs/ (transcripts need the shared data)"
 	@echo "make format  format the Python files"
 	@echo "make clean   remove the environment, the caches and what was built"
 
-demo: $(CORE)
-	@$(VENV)/bin/nnrules demo
+# The demo goes from images to scores by the commands that a user would type; each is shown before it runs.
+DEMO ?= demo-output
+DEMO_DATASET := $(DEMO)/datasets/Dataset903_PhantomBrain
+DEMO_PLAN := $(DEMO)/plans/Dataset903_PhantomBrain.json
+DEMO_SHORT := --set training.epochs=10 --set training.num_iterations_per_epoch=20 \
+  --set training.num_validation_iterations_per_epoch=4
+SHOW = printf '\n$$ %s\n' "$(1)"; $(VENV)/bin/$(1)
+
+demo-plan: $(CORE)
+	@$(VENV)/bin/nnrules demo -o $(DEMO)
+
+demo: $(RUNTIME) demo-plan
+	@$(call SHOW,nnrules run preprocess $(DEMO_PLAN) $(DEMO_DATASET) -c 3d_fullres --work $(DEMO)/work)
+	@$(call SHOW,nnrules run train $(DEMO_PLAN) $(DEMO_DATASET) -c 3d_fullres --fold 0 --work $(DEMO)/work $(DEMO_SHORT))
+	@$(call SHOW,nnrules run predict $(DEMO)/work $(DEMO_DATASET)/imagesTs $(DEMO)/predictions)
+	@$(call SHOW,nnrules run evaluate $(DEMO_PLAN) $(DEMO)/predictions $(DEMO_DATASET)/labelsTs)
 
 test: $(DEV)
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+parity: $(DEV)
+	@NNRULES_PEER=install $(VENV)/bin/python -m pytest -m "peer or shared" -rA tests/golden $(PYTEST_ARGS)
 
 # Every check runs, also after one has failed, so that one run shows all that is wrong.
 check: $(DEV)
@@ -81,7 +101,12 @@ $(CORE): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
+$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing nnrules with PyTorch into $(VENV) (some minutes) ..."
+	@$(PIP_INSTALL) -e ".[runtime,report]"
+	@touch $(CORE) $@
+
 $(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing nnrules and its development tools into $(VENV) (a minute or two) ..."
 	@$(PIP_INSTALL) -e ".[dev]"
-	@touch $(CORE) $@
+	@touch $(CORE) $(RUNTIME) $@

@@ -15,6 +15,7 @@ import sys
 
 import typer
 
+from nnrules.cli.extensions import mount_extensions
 from nnrules.cli.rules import rules_app
 from nnrules.cli.verbs import app
 from nnrules.errors import NnrulesError, Problem, UsageError
@@ -34,6 +35,7 @@ def run(arguments: list[str] | None = None) -> int:
         The exit code.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    mount_extensions(app, sys.argv[1:] if arguments is None else arguments)
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name="nnrules", standalone_mode=False)

@@ -272,3 +272,17 @@ def test_warnings_of_an_overlay_are_shown(
     code, _, _ = call("plan", fingerprint, "--rules", overlay)
     assert code == 0
     assert any("upstream it is now" in record.getMessage() for record in caplog.records)
+
+
+def test_the_commands_of_the_runtime_are_mounted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    assert "Execute a plan" in capsys.readouterr().out
+    assert run(["run", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in ("preprocess", "train", "predict", "evaluate"))
+
+
+def test_own_commands_do_not_look_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnrules.cli.extensions.entry_points", lambda **_: pytest.fail("entry points were read"))
+    assert run(["rules", "--help"]) == 0
+    assert run(["plan", "--help"]) == 0

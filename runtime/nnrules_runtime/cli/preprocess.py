@@ -1,0 +1,91 @@
+"""``nnrules run preprocess``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from nnrules_runtime.preprocess.dataset import Summary
+
+__all__ = ["preprocess"]
+
+
+def preprocess(
+    plan: Annotated[Path, typer.Argument(help="A plan file.")],
+    dataset: Annotated[Path, typer.Argument(help="dataset.json or its folder.")],
+    *,
+    configuration: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-c", "--configuration", help="A configuration of the plan; may be repeated. Default: all."
+        ),
+    ] = None,
+    work: Annotated[
+        Path, typer.Option("--work", help="The work folder; everything is written there.")
+    ] = Path("work"),
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=0, help="Processes; 0: none. Default: one a core, if memory allows."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")] = False,
+) -> None:
+    """Prepare the training cases.
+
+    A second run does only what changed. `train` does this by itself; on its own it shows time, memory and disk.
+    """
+    from nnrules.dataset import load_dataset
+    from nnrules.plan import Plan
+
+    from nnrules_runtime.preprocess.dataset import preprocess_configurations
+    from nnrules_runtime.workspace import Workspace
+
+    logging.getLogger("nnrules_runtime").setLevel(logging.WARNING if as_json else logging.INFO)
+    loaded = Plan.load(plan)
+    names = list(dict.fromkeys(configuration or loaded.configurations))
+    summaries = preprocess_configurations(
+        loaded, load_dataset(dataset), names, Workspace(work), num_workers=workers
+    )
+    if as_json:
+        typer.echo(json.dumps([_as_json(summary) for summary in summaries], indent=1, sort_keys=True))
+    else:
+        typer.echo(_table(summaries))
+
+
+def _as_json(summary: Summary) -> dict[str, object]:
+    return {
+        "configurations": list(summary.configurations),
+        "folder": str(summary.folder),
+        "done": summary.num_done,
+        "unchanged": summary.num_unchanged,
+        "bytes": summary.num_bytes,
+        "seconds": round(summary.seconds, 3),
+    }
+
+
+def _table(summaries: list[Summary]) -> str:
+    rows = [("configurations", "done", "unchanged", "MB", "folder")]
+    rows += [
+        (
+            ", ".join(summary.configurations),
+            str(summary.num_done),
+            str(summary.num_unchanged),
+            f"{summary.num_bytes / 1e6:.1f}",
+            str(summary.folder),
+        )
+        for summary in summaries
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if 0 < column < 4 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    seconds = max((summary.seconds for summary in summaries), default=0.0)
+    return "\n".join([*lines, f"{seconds:.1f} s"])
