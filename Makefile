@@ -27,7 +27,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   lint, format, types, module boundaries, schemas, rules and their tests"
 	@echo "make parity  compare every stage with nnU-Net v2, recorded and installed (into .bench/peer)"
-	@echo "make bench   measure planning and fingerprinting (installs nnU-Net v2 into .bench/peer to compare)"
+	@echo "make bench   measure planning and the runtime (installs nnU-Net v2 into .bench/peer to compare)"
 	@echo "make wheel   build the sdist and the wheel into dist/"
 	@echo "make docs    update the tables and transcripts in docs/ (transcripts need the shared data)"
 	@echo "make format  format the Python files"

@@ -3,7 +3,8 @@
 A transcript is a code block that begins with ``$ nnrules``; what follows up to the next ``$`` is the output,
 both streams, 120 columns wide, with hashes cut. DATASET is the folder of the Decathlon's hippocampus task in
 nnU-Net v2's layout. In the pages it is called ``path/to``; ``path/to/broken`` is a copy that lacks a label
-map, and YAML blocks under a "Save this as NAME" exist under that name.
+map, and YAML blocks under a "Save this as NAME" exist under that name. Blocks of ``$ nnrules run`` take
+minutes and show times: they are left as they are, and made by hand.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PAGES = (ROOT / "README.md", DOCS / "quickstart.md")
-_BLOCK = re.compile(r"^```\n(\$ nnrules .*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^```\n(\$ nnrules (?!run ).*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"[Ss]ave this as `([^`]+)`.*?```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _HASH = re.compile(r"(sha256:)[0-9a-f]+…?")  # changes with every comment in a rule file
 _LEFT_OUT = "hippocampus_017"

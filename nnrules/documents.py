@@ -6,6 +6,7 @@ one line, so that a person can read a stride or a patch size.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -197,8 +198,12 @@ def content_hash(value: Any) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def _not_writable(path: Path, reason: str) -> Problem:
+def _not_writable(path: Path, reason: str | OSError) -> Problem:
     fix = "Create the folder or choose another output path."
+    if isinstance(reason, OSError):
+        if reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            fix = "Free space on the disk or choose another output path."
+        reason = reason.strerror or str(reason)
     return Problem(where=str(path), what="cannot write here", got=reason, fix=fix)
 
 
@@ -211,7 +216,7 @@ def check_writable(path: Path) -> None:
     try:
         is_folder, has_parent, parent_is_folder = path.is_dir(), path.parent.exists(), path.parent.is_dir()
     except OSError as exc:  # a name that is too long, a folder that may not be entered
-        raise NnrulesError(_not_writable(path, exc.strerror or str(exc))) from None
+        raise NnrulesError(_not_writable(path, exc)) from None
     if is_folder:
         raise NnrulesError(_not_writable(path, "a folder"))
     if not parent_is_folder:
@@ -237,7 +242,7 @@ def write_text(path: Path, text: str) -> None:
             dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".tmp"
         )
     except OSError as exc:
-        raise NnrulesError(_not_writable(path, exc.strerror or str(exc))) from None
+        raise NnrulesError(_not_writable(path, exc)) from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
@@ -249,7 +254,7 @@ def write_text(path: Path, text: str) -> None:
         Path(temporary).replace(target)
     except OSError as exc:
         Path(temporary).unlink(missing_ok=True)
-        raise NnrulesError(_not_writable(path, exc.strerror or str(exc))) from None
+        raise NnrulesError(_not_writable(path, exc)) from None
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

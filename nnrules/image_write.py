@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,6 +26,12 @@ _HELD_TYPES: dict[str, tuple[Any, ...]] = {
     ".tif": _TIFF_TYPES,
     ".tiff": _TIFF_TYPES,
 }
+
+# ITK says nothing where such a file cannot be written to its end, as on a full disk.
+_UNCHECKED_ENDINGS = (".nii", ".nii.gz", ".png")
+_PNG_END = b"IEND\xaeB`\x82"
+_NIFTI_HEADER_BYTES = 352
+_GZIP_SIZE_BYTES = 4  # at the end of the file, the length of what was packed, modulo 2^32
 
 
 def write_image(path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None:
@@ -56,6 +63,8 @@ def write_image(path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None
         raise ImageError(_not_written(path, exc.strerror or str(exc))) from None
     try:
         simpleitk().WriteImage(image, str(folder / path.name), useCompression=True)
+        if ending in _UNCHECKED_ENDINGS:
+            _check_whole(folder / path.name, ending, image)
         if ending in TIFF_ENDINGS and geometry.dimension == 3:
             write_json(folder / (path.name[: -len(ending)] + ".json"), {"spacing": list(geometry.spacing)})
         # The named file last: when it is there, so is whatever it needs (the .raw of an .mhd).
@@ -63,10 +72,34 @@ def write_image(path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None
             part.replace(path.with_name(part.name))
     except NnrulesError as exc:
         raise ImageError(exc.problems) from None
-    except (RuntimeError, OSError) as exc:
+    except OSError as exc:
+        raise ImageError(_not_written(path, exc.strerror or str(exc))) from None
+    except RuntimeError as exc:
         raise ImageError(_not_written(path, str(exc).strip().splitlines()[-1])) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_whole(file: Path, ending: str, image: Any) -> None:
+    """Whether a file holds all voxels: by its length, the length that a packed file states, or its end mark.
+
+    Raises:
+        OSError: it ends early.
+    """
+    num_values = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
+    expected = _NIFTI_HEADER_BYTES + num_values * image.GetSizeOfPixelComponent()
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        stream.seek(max(0, size - len(_PNG_END)))
+        tail = stream.read()
+    if ending == ".png":
+        is_whole = tail == _PNG_END
+    elif ending == ".nii":
+        is_whole = size == expected
+    else:
+        is_whole = int.from_bytes(tail[-_GZIP_SIZE_BYTES:], "little") == expected % 2**32
+    if not is_whole:
+        raise OSError(errno.ENOSPC, "No space left on device, or the file could not be written to its end")
 
 
 def _not_written(path: Path, reason: str) -> Problem:
@@ -74,7 +107,7 @@ def _not_written(path: Path, reason: str) -> Problem:
         where=str(path),
         what="the image cannot be written",
         got=reason,
-        fix="Check that the folder exists and is writable, and that the format can hold these channels.",
+        fix="Check that the folder exists, is writable and has space, and that the format can hold these channels.",
     )
 
 

@@ -97,7 +97,9 @@ class Section:
         """A field of which the runtime knows some values and whose value itself is wanted."""
         return self.choice(key, {(tuple(name) if isinstance(name, list) else name): name for name in known})
 
-    def refuse(self, key: str, what: str, *, got: str, expected: str | None = None, fix: str | None = None) -> None:
+    def refuse(
+        self, key: str, what: str, *, got: str, expected: str | None = None, fix: str | None = None
+    ) -> None:
         """Note a value that cannot be executed."""
         fix = fix or "Plan again with a pack of this version of nnrules, or override the field with --set."
         where = f"{self.path}.{key}" if self.path else key

@@ -60,6 +60,33 @@ class Measurement:
         return {**asdict(self), "ratio": self.ratio, "met": self.met}
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A row that is no time, such as memory or a share of equal labels.
+
+    Attributes:
+        name: what it is.
+        value: with its unit.
+        limit: what it is to be, with its unit.
+        met: whether it is that; None without a limit.
+        note: how it was measured.
+    """
+
+    name: str
+    value: str
+    limit: str = ""
+    met: bool | None = None
+    note: str = ""
+
+    def cells(self) -> list[str]:
+        """The row as text, in the columns of :class:`Measurement`."""
+        met = {None: "", True: "yes", False: "no"}[self.met]
+        return [self.name, self.value, "", "", self.limit, met, self.note]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def skipped(name: str, why: str) -> Measurement:
     return Measurement(name, None, note=f"not measured: {why}")
 

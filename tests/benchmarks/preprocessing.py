@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from measurement import Measurement, skipped
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHARED = CHECKOUT.parent / "shared"
 GOLDEN = SHARED / "golden" / "runtime" / "a_preprocessing"
-SETS = (("head_neck_ct", ["--gpu-memory-gb", "1"]), ("acdc", []))
+SETS: tuple[tuple[str, list[str]], ...] = (("head_neck_ct", ["--gpu-memory-gb", "1"]), ("acdc", []))
 CONFIGURATION = "3d_fullres"
 PROCESSES = 2
 MIN_RATIO = 5
@@ -44,11 +45,13 @@ def _one(name: str, options: list[str], python: Path | None, repeats: int) -> Me
             chosen = ["-c", CONFIGURATION, "--workers", str(PROCESSES)]
             _run("run", "preprocess", str(plan), str(data), *chosen, "--work", work, "--json")
             seconds.append(time.perf_counter() - start)
-            if python is not None and not theirs:
-                theirs.append(_peer(python, folder, data, GOLDEN / name))
-    note = "" if theirs else "nnU-Net v2 is not installed"
-    ours = sorted(seconds)[len(seconds) // 2]
-    return Measurement(title, ours, peer_s=theirs[0] if theirs else None, target_ratio=MIN_RATIO, note=note)
+            if python is not None:
+                peers = folder / f"peer{number}"
+                peers.mkdir()
+                theirs.append(_peer(python, peers, data, GOLDEN / name))
+    note = f"{PROCESSES} processes each" if theirs else "nnU-Net v2 is not installed"
+    peer_s = statistics.median(theirs) if theirs else None
+    return Measurement(title, statistics.median(seconds), peer_s=peer_s, target_ratio=MIN_RATIO, note=note)
 
 
 def _run(*arguments: str) -> None:

@@ -119,7 +119,7 @@ def ours(job: Job, array: Array) -> Array:
     """What the runtime does with nnunet@2.8.0's settings."""
     before, after = job.spacing, job.new_spacing
     if job.kind == "export":
-        return _exporter(len(array)).segmentation(array, _geometry(job, array.shape[1:]))
+        return exporter(len(array)).segmentation(array, _geometry(job, array.shape[1:]))
     separate = SeparateAxis(spacings=("original", "network"), order=0, ratio_above=3, shared="together")
     if job.kind == "image":
         resampler = Resampler(order=3, separate=separate)
@@ -128,7 +128,7 @@ def ours(job: Job, array: Array) -> Array:
     return resampler.resample_labels(array, job.shape, original_spacing=before, network_spacing=after)
 
 
-def _exporter(num_outputs: int) -> Exporter:
+def exporter(num_outputs: int) -> Exporter:
     return Exporter(
         resampler=Resampler(
             order=1,

@@ -144,7 +144,7 @@ def test_plan(call: Call, fingerprint: Path, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_errors_leave_with_2_and_say_what_to_do(  # noqa: PLR0917 - fixtures
+def test_errors_leave_with_2_and_say_what_to_do(
     call: Call,
     fingerprint: Path,
     plans: tuple[Path, Path],

@@ -180,7 +180,7 @@ def test_make_targets_exist(page: Path):
 
 
 def test_the_public_names_are_sorted_and_documented():
-    page = (DOCS / "api.md").read_text(encoding="utf-8")
-    rows = [line.split("`")[1].partition("(")[0] for line in page.splitlines() if line.startswith("| `")]
+    planning, _ = (DOCS / "api.md").read_text(encoding="utf-8").split("## Executing plans")
+    rows = [line.split("`")[1].partition("(")[0] for line in planning.splitlines() if line.startswith("| `")]
     assert list(nnrules.__all__) == sorted(nnrules.__all__)
     assert sorted(rows) == sorted(nnrules.__all__)

@@ -82,7 +82,10 @@ def evaluate(
     typer.echo(_table(summary))
     for line in _absent(summary):
         typer.echo(line)
-    typer.echo(f"{len(cases)} cases, written to {output}" + (f" and {csv}" if csv is not None else ""))
+    typer.echo(
+        f"{len(cases)} {'case' if len(cases) == 1 else 'cases'}, written to {output}"
+        + (f" and {csv}" if csv is not None else "")
+    )
 
 
 def _table(summary: Summary) -> str:

@@ -197,5 +197,7 @@ def _report(
         typer.echo(json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True))
         return
     kept = f", {len(workload.kept)} kept" if workload.kept else ""
-    where = f" to {written[0].output.parent}" if written and written[0].output is not None else ""
-    typer.echo(f"{len(written)} cases predicted{where}{kept}")
+    where = ""
+    if written and (first := written[0].output) is not None:
+        where = f" to {first if len(written) == 1 else first.parent}"
+    typer.echo(f"{len(written)} {'case' if len(written) == 1 else 'cases'} predicted{where}{kept}")

@@ -29,7 +29,9 @@ def train(
     ],
     fold: Annotated[
         str,
-        typer.Option("--fold", help="Which cases validate: 0, 1, …; all: every case trains, none validates."),
+        typer.Option(
+            "--fold", help="Which cases validate: 0, 1, …; all: every case trains, so scores are no test."
+        ),
     ] = "0",
     work: Annotated[
         Path, typer.Option("--work", help="The work folder; everything is written there.")

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from nnrules.errors import NnrulesError, Problem, RunError
 from nnrules.image_io import read_geometry
+from nnrules.plan import Plan
 
 from nnrules_runtime.evaluate.case import CaseScores, CaseTask, EvaluationCase, score_case
 from nnrules_runtime.evaluate.conventions import Evaluation
@@ -16,6 +17,7 @@ from nnrules_runtime.evaluate.surface import DEFAULT_TOLERANCE_MM
 from nnrules_runtime.preprocess.memory import available_bytes
 from nnrules_runtime.preprocess.pool import Failure, Job, attempt, run_in_processes
 from nnrules_runtime.progress import track
+from nnrules_runtime.values import reading
 
 __all__ = ["evaluate_cases"]
 
@@ -27,7 +29,7 @@ _FEW_VOXELS = 30_000_000
 
 
 def evaluate_cases(
-    evaluation: Evaluation,
+    evaluation: Evaluation | Plan,
     cases: Sequence[EvaluationCase],
     *,
     surface_tolerance_mm: float | None = DEFAULT_TOLERANCE_MM,
@@ -37,22 +39,27 @@ def evaluate_cases(
     """Score predictions.
 
     Args:
-        evaluation: the plan's conventions.
+        evaluation: the conventions; a plan stands for its own.
         cases: at least one.
         surface_tolerance_mm: tolerance of the surface Dice in mm; ``None``: surfaces are not measured, which saves
             most of the time.
         num_workers: processes; 1 works in the calling process. By default one a core, and none for few small cases.
-        plan_hash: noted in the result.
+        plan_hash: noted in the result; default: that of the plan, where one was given.
 
     Returns:
         Scores and means.
 
     Raises:
         RunError: everything that is wrong with any case.
+        PlanError: the plan has values that the runtime does not know.
         ValueError: there are no cases.
     """
     if not cases:
         raise ValueError("evaluate_cases needs at least one case")
+    if isinstance(evaluation, Plan):
+        plan_hash = plan_hash or evaluation.hash
+        with reading(evaluation) as root:
+            evaluation = Evaluation.from_plan(root)
     jobs = [
         Job(case.id, CaseTask(case, evaluation, surface_tolerance_mm), _num_voxels(case) * _BYTES_PER_VOXEL)
         for case in cases

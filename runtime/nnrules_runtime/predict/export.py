@@ -276,7 +276,7 @@ class Exporter:
                     fix="Allow more memory, or predict fewer cases at once.",
                 )
             )
-        _LOGGER.info(
+        _LOGGER.debug(
             "%s: export of %d outputs in tiles of %s takes at most %.0f MB beside the result",
             where,
             outputs,

@@ -77,7 +77,8 @@ class Workload:
             return f"nothing to predict{kept}"
         largest = max(self.jobs, key=lambda job: job.memory.peak)
         return (
-            f"{len(self.jobs)} cases to predict{kept}; up to {self.num_passes} patches; "
+            f"{len(self.jobs)} {'case' if len(self.jobs) == 1 else 'cases'} to predict{kept}; "
+            f"up to {self.num_passes} patches; "
             f"up to {largest.memory.peak / 1e9:.2f} GB of memory a case ({largest.case.id})"
         )
 

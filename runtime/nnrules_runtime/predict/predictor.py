@@ -17,6 +17,7 @@ from nnrules.plan import Plan
 from torch import Tensor, nn
 
 from nnrules_runtime.labels import LabelSet
+from nnrules_runtime.network.fit import check_network_fits
 from nnrules_runtime.network.model import Checkpoint, Model
 from nnrules_runtime.predict.export import Exporter, export_memory_bytes
 from nnrules_runtime.predict.memory import CaseMemory, estimate_memory
@@ -132,6 +133,7 @@ class Predictor:
             configuration = root.section("configurations").section(name)
             self.profile = profile or inference_profile(root, device=device)
             self.labels = LabelSet.from_plan(root)
+            check_network_fits(root, configuration, self.labels)
             self.reader = CaseReader.from_plan(root)
             self.preprocessing = Preprocessing.from_plan(root, name)
             self.sliding = SlidingWindow(configuration, self.profile, mirror_axes=mirror_axes)

@@ -106,6 +106,7 @@ class StoredArray:
                 what="a file of this preprocessed case is missing, cut off or damaged",
                 got=got,
                 expected=expected,
-                fix=REMEDY,
+                # Preprocessing looks at sizes alone: it would take a damaged file of the right size for whole.
+                fix=f"Remove {self.path.parent} first. {REMEDY}",
             )
         )

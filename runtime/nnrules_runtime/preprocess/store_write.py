@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -93,7 +94,7 @@ def write_case(
 
 
 def write_index(store: Path, groups: Mapping[str, str | None]) -> None:
-    """Write which cases a store is to hold.
+    """Write which cases a store is to hold. A file that says so already stays, even where the disk is full.
 
     Args:
         store: folder of the store; must exist.
@@ -102,8 +103,12 @@ def write_index(store: Path, groups: Mapping[str, str | None]) -> None:
     Raises:
         RunError: it cannot be written.
     """
+    content = json.dumps({"format": FORMAT_VERSION, "cases": dict(groups)}).encode()
+    with contextlib.suppress(OSError):
+        if (store / INDEX_NAME).read_bytes() == content:
+            return
     with atomic_file(store / INDEX_NAME) as path:
-        path.write_text(json.dumps({"format": FORMAT_VERSION, "cases": dict(groups)}), encoding="utf-8")
+        path.write_bytes(content)
 
 
 def _narrowed(array: npt.NDArray[Any], dtype: str, case_id: str, name: str, wider: str) -> npt.NDArray[Any]:

@@ -108,7 +108,7 @@ class PlannedSchedule:
     @property
     def description(self) -> str:
         """For logs."""
-        return f"{self.epochs} epochs of {self._size.num_iterations} iterations"
+        return f"{self.epochs} {'epoch' if self.epochs == 1 else 'epochs'} of {self._size.num_iterations} iterations"
 
     def epoch_size(self, epoch: int, position: Position) -> EpochSize | None:  # noqa: ARG002
         """The plan's length, for the plan's number of epochs."""

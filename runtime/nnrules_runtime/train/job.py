@@ -21,7 +21,7 @@ from nnrules_runtime.train.checkpoint import CHECKPOINT_FILE, training_fields
 from nnrules_runtime.train.folds import Fold
 from nnrules_runtime.train.lock import locked
 from nnrules_runtime.train.metrics import METRICS_FILE
-from nnrules_runtime.train.model_files import is_finished, remove_model
+from nnrules_runtime.train.model_files import epochs_behind, is_finished, remove_model
 from nnrules_runtime.train.progress_picture import PICTURE_FILE
 from nnrules_runtime.train.recipe import Recipe
 from nnrules_runtime.train.session import EVENTS_FOLDER, Session
@@ -98,7 +98,7 @@ def run_job(job: Job) -> Outcome:
             _remove_training(job.folder)
         elif is_finished(job.folder, training_fields(job.plan, job.configuration, job.fold)):
             _LOGGER.info("%s: finished before; --restart begins anew", job.folder)
-            return Outcome(finished=True, reason=None, epoch=recipe.epochs)
+            return Outcome(finished=True, reason=None, epoch=epochs_behind(job.folder))
         return Session(job, recipe, fold).run()
 
 

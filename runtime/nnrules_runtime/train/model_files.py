@@ -14,7 +14,7 @@ from torch import Tensor
 from nnrules_runtime.network.model import MODEL_FILE, write_model, write_plan
 from nnrules_runtime.train.checkpoint import check_same_training
 
-__all__ = ["TRAINING_FILE", "TrainedModel", "is_finished", "remove_model"]
+__all__ = ["TRAINING_FILE", "TrainedModel", "epochs_behind", "is_finished", "remove_model"]
 
 TRAINING_FILE = "training.json"
 
@@ -107,6 +107,15 @@ def is_finished(folder: Path, fields: Mapping[str, Any]) -> bool:
     if training.is_file():  # an imported model has none
         check_same_training(read_json(training, ModelError).get("plan_fields", {}), fields, training)
     return True
+
+
+def epochs_behind(folder: Path) -> int:
+    """The epochs behind the final weights of a finished training, which a time budget may have set; 0: unknown.
+
+    Raises:
+        ModelError: model.json cannot be read.
+    """
+    return int(read_json(folder / MODEL_FILE, ModelError)["weights"]["final"]["epoch"] or 0)
 
 
 def remove_model(folder: Path) -> None:

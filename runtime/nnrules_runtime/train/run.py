@@ -18,7 +18,7 @@ from nnrules_runtime.profile import Profile
 from nnrules_runtime.train.batches import PreviousStage
 from nnrules_runtime.train.checkpoint import CHECKPOINT_FILE, training_fields
 from nnrules_runtime.train.job import Job, check_configuration, fold_of, run_job
-from nnrules_runtime.train.model_files import is_finished
+from nnrules_runtime.train.model_files import epochs_behind, is_finished
 from nnrules_runtime.train.recipe import Recipe
 from nnrules_runtime.train.start import check_weights
 from nnrules_runtime.train.state import Outcome
@@ -100,7 +100,7 @@ def train_fold(
     folder = workspace.fold(configuration, fold)
     finished = not options.restart and is_finished(folder, training_fields(plan, configuration, fold))
     if finished and (is_validated(folder) or not options.validate):
-        outcome = Outcome(finished=True, reason=None, epoch=recipe.epochs)
+        outcome = Outcome(finished=True, reason=None, epoch=epochs_behind(folder))
         return TrainingResult(outcome=outcome, folder=folder, summary=None)
     if options.weights is not None and (options.restart or not (folder / CHECKPOINT_FILE).exists()):
         check_weights(options.weights, recipe.network)

@@ -21,6 +21,9 @@ def main(job):
     trainer = nnUNetTrainer(
         plans | {"continue_training": False}, job["configuration"], 0, dataset, torch.device("cpu")
     )
+    folder = Path(trainer.preprocessed_dataset_folder)
+    folder.mkdir(parents=True)
+    (folder / "none.b2nd").touch()  # the trainer looks which kind of files there are; it reads none
     trainer.initialize()
     trainer.network.train()
     batch = batch_of(trainer, np.load(job["batch"]))
@@ -36,7 +39,9 @@ def batch_of(trainer, arrays):
     if tuple(image.shape[2:]) != patch or len(image) != trainer.configuration_manager.batch_size:
         raise ValueError(f"a batch of {tuple(image.shape)} where the plans have {patch}")
     targets = [
-        torch.nn.functional.interpolate(target.float(), scale_factor=scale, mode="nearest-exact").to(target.dtype)
+        torch.nn.functional.interpolate(target.float(), scale_factor=scale, mode="nearest-exact").to(
+            target.dtype
+        )
         for scale in trainer._get_deep_supervision_scales()
     ]
     return {"data": image, "target": targets}

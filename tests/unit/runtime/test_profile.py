@@ -1,13 +1,16 @@
 """The execution profile: what is chosen, why, and what is refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from nnrules.engine.planning import make_plan
 from nnrules.errors import UsageError
+from nnrules.fingerprint import Fingerprint
 
 from nnrules_runtime import profile as module
-from nnrules_runtime.profile import choose_profile, cpu_features, num_usable_cores
+from nnrules_runtime.profile import Profile, choose_profile, cpu_features, num_usable_cores
 from nnrules_runtime.values import Section
 
 TRAINING: dict[str, Any] = {
@@ -113,3 +116,14 @@ def test_facts_of_the_machine() -> None:
 @pytest.mark.parametrize(("precision", "channels_last"), [("float32", False), ("bfloat16", True)])
 def test_the_layout_on_a_cpu_follows_the_precision(precision: str, channels_last: bool) -> None:
     assert choose_profile(training(), precision=precision).channels_last is channels_last
+
+
+def test_the_profile_of_a_training_follows_the_plan(make_fingerprint: Callable[..., Fingerprint]) -> None:
+    fingerprint = make_fingerprint([(36, 50, 35)] * 30, [(1.0, 1.0, 1.0)] * 30, channels=("MRI",))
+    plans = {
+        seed: make_plan(fingerprint, "nnunet@2.8.0", overrides={"training.seed": seed}) for seed in (None, 7)
+    }
+    seeded, free = (Profile.for_training(plans[seed], device="cpu", num_threads=None) for seed in (7, None))
+    assert (seeded.deterministic, free.deterministic) == (True, False)
+    assert seeded.num_threads == num_usable_cores()
+    assert Profile.for_training(plans[7], num_threads=1).num_threads == 1

@@ -12,6 +12,7 @@ import pytest
 import typer
 from nnrules.errors import NnrulesError, Problem, RunError
 from nnrules.image_io import Geometry, write_image
+from nnrules.plan import Plan
 from nnrules.schema import validate
 
 from nnrules_runtime.evaluate import Evaluation, EvaluationCase, Summary, evaluate_cases, find_pairs
@@ -362,3 +363,15 @@ def test_command_checks_its_output_first(folders: tuple[Path, Path], plan: Path,
     with pytest.raises(NnrulesError, match="cannot write here"):
         call(plan, *folders, "-o", tmp_path / "nowhere" / "summary.json")
     assert not (folders[0] / "summary.json").exists()
+
+
+def test_a_plan_stands_for_its_conventions(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "hash", "sha256:of the plan")
+    plan = Plan(document=root_of())
+    summary = evaluate_cases(plan, find_pairs(*folders, ".nii.gz"), num_workers=1)
+    assert summary.evaluation.classes == evaluation_of().classes
+    assert summary.plan_hash == "sha256:of the plan"
+    of_conventions = scored(folders, evaluation_of()).foreground_mean()
+    assert summary.foreground_mean() == pytest.approx(of_conventions, nan_ok=True)

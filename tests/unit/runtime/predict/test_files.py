@@ -183,7 +183,7 @@ def test_bad_cases_do_not_stop_the_others(
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
-def test_failures_at_each_stage(  # noqa: PLR0917 - fixtures
+def test_failures_at_each_stage(
     work: Path,
     images: Path,
     tmp_path: Path,

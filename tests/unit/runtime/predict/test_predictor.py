@@ -195,7 +195,10 @@ def test_values_that_are_not_finite(make_small_plan: Callable[..., Plan]) -> Non
 
 
 def test_second_stage_is_refused(make_small_plan: Callable[..., Plan]) -> None:
-    plan = make_small_plan(changes={"configurations.3d_fullres.previous_stage": "2d"})
+    place = "configurations.3d_fullres"
+    plan = make_small_plan(
+        changes={f"{place}.previous_stage": "2d", f"{place}.architecture.num_input_channels": 3}
+    )
     predictor = threshold(plan)
     with pytest.raises(RunError, match="segmentation of a previous stage"):
         predictor.predict(noise(9, 18, 18), (1, 1, 1))
