@@ -4,6 +4,8 @@ data/                a dataset of two tiny cases, nnU-Net v2's layout
 fingerprint.json     forty cases
 nnunet.json          the same as nnU-Net v2's own dataset_fingerprint.json; its dataset.json is data/dataset.json
 plan.json            made from fingerprint.json
+
+``trained_inputs`` is another folder, for the commands of the runtime; see there.
 """
 
 import copy
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nnrules.cli import run
 from nnrules.engine.planning import make_plan
 from nnrules.fingerprint import Fingerprint
 from nnrules.image_geometry import Geometry
@@ -176,3 +179,91 @@ def _change_bytes(path: Path, *, keep: int | None = None, at: Mapping[int, str] 
             unpacked[offset : offset + len(changed)] = changed
         content = gzip.compress(bytes(unpacked))
     path.write_bytes(content[:keep])
+
+
+TRAINING = (
+    "--set training.epochs=1 --set training.num_iterations_per_epoch=1 "
+    "--set training.num_validation_iterations_per_epoch=1 "
+    "--device cpu --precision float32 --no-compile --threads 1 --workers 0"
+)
+"""Options of a training that takes a second."""
+
+NUM_TRAINED_CASES = 5
+
+
+@pytest.fixture(scope="session")
+def trained_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one of everything that the runtime reads; made once, only ever copied.
+
+    ==================  =================================================================================
+    ``data/``           five images of 20 x 24 x 18 voxels, one channel, two classes
+    ``plan.json``       its plan with a network of few features and patches of 16 voxels
+    ``work/``           fold 0 of 3d_fullres preprocessed and trained to its end
+    ``stopped/``        the same training, stopped at a checkpoint
+    ``images/``         two of the images
+    ``predictions/``    their segmentations
+    ``references/``     their labels
+    ==================  =================================================================================
+    """
+    folder = tmp_path_factory.mktemp("trained")
+    data = folder / "data"
+    for name in ("data/imagesTr", "data/labelsTr", "images", "references"):
+        (folder / name).mkdir(parents=True)
+    for number in range(NUM_TRAINED_CASES):
+        _write_boxes(data, f"c{number}", np.random.default_rng(number))
+    document = {
+        "name": "Tiny",
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "a": 1, "b": 2},
+        "numTraining": NUM_TRAINED_CASES,
+        "file_ending": ".nii.gz",
+    }
+    (data / "dataset.json").write_text(json.dumps(document))
+    assert run(["plan", str(data), "-o", str(folder / "plan.json")]) == 0
+    plan = json.loads((folder / "plan.json").read_text())
+    for configuration in plan["configurations"].values():
+        shrink(configuration)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    for number in (0, 1):
+        shutil.copy(data / "imagesTr" / f"c{number}_0000.nii.gz", folder / "images")
+        shutil.copy(data / "labelsTr" / f"c{number}.nii.gz", folder / "references")
+    train = [
+        "run",
+        "train",
+        str(folder / "plan.json"),
+        str(data),
+        "-c",
+        "3d_fullres",
+        *TRAINING.split(),
+        "--json",
+    ]
+    assert run([*train, "--work", str(folder / "work")]) == 0
+    assert run([*train, "--work", str(folder / "stopped"), "--max-minutes", "0"]) == 3
+    predict = ["run", "predict", str(folder / "work"), str(folder / "images"), str(folder / "predictions")]
+    assert run([*predict, "--threads", "1", "--json"]) == 0
+    return folder
+
+
+def shrink(configuration: dict[str, Any]) -> None:
+    """Make a configuration so small that its training takes a second."""
+    dim = configuration["dim"]
+    configuration["patch_size"] = [16] * dim
+    configuration["sampling"]["initial_patch_size"] = [20] * dim
+    configuration["batch_size"] = 2
+    configuration["sampling"]["foreground"]["num_samples"] = 1
+    architecture = configuration["architecture"]
+    architecture["features_per_stage"] = [4] * architecture["num_stages"]
+
+
+def _write_boxes(data: Path, case: str, random: np.random.Generator) -> None:
+    label = np.zeros((20, 24, 18), np.uint8)
+    z, y, x = random.integers(2, 6, 3)
+    label[z : z + 8, y : y + 9, x : x + 5] = 1
+    label[z : z + 8, y : y + 9, x + 5 : x + 10] = 2
+    image = random.normal(0, 0.3, label.shape).astype(np.float32) + label
+    geometry = Geometry(
+        shape=label.shape, spacing=(1.0,) * 3, origin_xyz=(0.0,) * 3, direction_xyz=tuple(np.eye(3).ravel()),
+        dimension=3, num_channels=1,
+    )  # fmt: skip
+    write_image(data / "imagesTr" / f"{case}_0000.nii.gz", image, geometry)
+    write_image(data / "labelsTr" / f"{case}.nii.gz", label, geometry)

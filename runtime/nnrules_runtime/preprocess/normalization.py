@@ -18,6 +18,7 @@ from nnrules_runtime.values import Section
 __all__ = ["ChannelNormalization", "Epsilon", "normalizations_from_plan"]
 
 Channel = npt.NDArray[np.float32]
+_SHORT_SUM = 512
 Mask = npt.NDArray[np.bool_]
 
 
@@ -152,8 +153,12 @@ def _mean_and_deviation(values: Channel) -> tuple[float, float]:
 
 
 def _square_sum(values: Channel) -> float:
+    """Short sums in float32, sums of them in float64: a dot product of all loses what dim voxels add to bright ones."""
     flat = values.ravel()
-    return float(np.dot(flat, flat))
+    end = flat.size - flat.size % _SHORT_SUM
+    blocks, rest = flat[:end].reshape(-1, _SHORT_SUM), flat[end:]
+    sums = np.einsum("ij,ij->i", blocks, blocks)
+    return float(sums.sum(dtype=np.float64)) + float(np.dot(rest, rest))
 
 
 def _ct(how: ChannelNormalization, channel: Channel, inside: Mask | None) -> None:
