@@ -18,8 +18,10 @@ from nnrules_runtime.values import Section
 __all__ = ["ChannelNormalization", "Epsilon", "normalizations_from_plan"]
 
 Channel = npt.NDArray[np.float32]
-_SHORT_SUM = 512
 Mask = npt.NDArray[np.bool_]
+
+# Squares that are summed in float32.
+_SHORT_SUM = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,14 @@ def test_large_offset_does_not_spoil_the_deviation():
     )  # half a step of float32
 
 
+def test_few_bright_voxels_do_not_spoil_the_deviation():
+    plane = np.random.default_rng(1).integers(3, 9, (1, 512, 700)).astype(np.float32)
+    plane[0, :20] = 250
+    expected = (plane.astype(np.float64) - plane.mean(dtype=np.float64)) / plane.std(dtype=np.float64)
+    ChannelNormalization(scheme="zscore", epsilon=Epsilon(1e-8, is_added=False)).apply(plane, None)
+    assert np.abs(plane - expected).max() < 1e-6 * np.abs(expected).max()
+
+
 def test_ct_clips_and_uses_global_statistics(image):
     got = applied(image, scheme="ct", epsilon=FLOOR, lower=350, upper=420, mean=390, std=20)
     assert np.abs(got - (np.clip(image.astype(np.float64), 350, 420) - 390) / 20).max() < 1e-6
