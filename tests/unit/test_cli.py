@@ -283,6 +283,8 @@ def test_the_commands_of_the_runtime_are_mounted(capsys: pytest.CaptureFixture[s
 
 
 def test_own_commands_do_not_look_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnrules.cli.extensions.entry_points", lambda **_: pytest.fail("entry points were read"))
+    monkeypatch.setattr(
+        "nnrules.cli.extensions.entry_points", lambda **_: pytest.fail("entry points were read")
+    )
     assert run(["rules", "--help"]) == 0
     assert run(["plan", "--help"]) == 0
