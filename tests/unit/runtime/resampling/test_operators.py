@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -47,9 +47,11 @@ def test_nearest_takes_the_upper_of_two_equally_near(before: int, after: int) ->
 
 
 @given(sizes, sizes)
+@example(1, 49)
 def test_linear_weights_are_shares_of_neighbours(before: int, after: int) -> None:
     lower, upper, share = linear_taps(before, after)
-    assert ((share >= 0) & (share < 1)).all()
+    # A source that is a rounding error below a whole number has its upper neighbour with a share that rounds to 1.
+    assert ((share >= 0) & (share <= 1)).all()
     assert ((upper == lower) | (upper == lower + 1)).all()
     assert lower.min() >= 0
     assert upper.max() < before
