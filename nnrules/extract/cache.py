@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,7 @@ class MeasurementCache:
     ) -> None:
         self._folder = folder
         self._can_write = True
+        self._saying = threading.Lock()
         self._parameters = {
             "format": _FORMAT,
             "method": method,
@@ -136,10 +138,12 @@ class MeasurementCache:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]
             temporary.replace(self._path(case))
         except OSError as exc:
-            self._can_write = False
-            logger.warning(
-                "cannot keep measurements in %s (%s): the next run reads all cases", self._folder, exc
-            )
+            with self._saying:  # cases are measured by several threads: one of them says it
+                is_first, self._can_write = self._can_write, False
+            if is_first:
+                logger.warning(
+                    "cannot keep measurements in %s (%s): the next run reads all cases", self._folder, exc
+                )
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)

@@ -6,12 +6,12 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from nnrules.dataset import Case
 from nnrules.image_io import read_geometry
+from nnrules.memory import available_bytes
 
-__all__ = ["MemoryGate", "available_bytes", "needed_bytes"]
+__all__ = ["MemoryGate", "needed_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +22,6 @@ _SMALL_FILES_BYTES = 4 * 2**20
 _IMAGE_BYTES = 8
 _LABEL_BYTES = 4
 _RESERVE = 0.8  # share of the available memory that cases may take
-_CGROUPS = (
-    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
-    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 
 
 def needed_bytes(case: Case) -> int:
@@ -40,29 +36,6 @@ def needed_bytes(case: Case) -> int:
     num_voxels = geometry.shape[0] * geometry.shape[1] * geometry.shape[2]
     num_channels = geometry.num_channels * len(case.image_paths)
     return num_voxels * (num_channels * _IMAGE_BYTES + _LABEL_BYTES)
-
-
-def available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process may still take: what the machine has free, or its control group, if less.
-
-    Args:
-        root: where ``proc`` and ``sys`` lie; for tests.
-
-    Returns:
-        Bytes, or ``None`` on systems that do not tell.
-    """
-    found = []
-    try:
-        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except (OSError, ValueError, IndexError):
-        pass
-    for limit, usage in _CGROUPS:
-        try:
-            found.append(int((root / limit).read_text()) - int((root / usage).read_text()))
-        except (OSError, ValueError):  # "max": no limit
-            continue
-    return max(0, min(found)) if found else None
 
 
 class MemoryGate:

@@ -8,13 +8,13 @@ from contextlib import suppress
 
 from nnrules.errors import NnrulesError, Problem, RunError
 from nnrules.image_io import read_geometry
+from nnrules.memory import available_bytes
 from nnrules.plan import Plan
 
 from nnrules_runtime.evaluate.case import CaseScores, CaseTask, EvaluationCase, score_case
 from nnrules_runtime.evaluate.conventions import Evaluation
 from nnrules_runtime.evaluate.summary import Summary, sorted_by_id
 from nnrules_runtime.evaluate.surface import DEFAULT_TOLERANCE_MM
-from nnrules_runtime.preprocess.memory import available_bytes
 from nnrules_runtime.preprocess.pool import Failure, Job, attempt, run_in_processes
 from nnrules_runtime.progress import track
 from nnrules_runtime.values import reading

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from nnrules.errors import Problem, RunError
+from nnrules.memory import available_bytes
 from torch import Tensor, nn
 
 from nnrules_runtime.predict.window import Triple
-from nnrules_runtime.preprocess.memory import available_bytes
 from nnrules_runtime.profile import Profile
 
 __all__ = ["BatchSizer", "Unit"]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nnrules.axes import canonical_axes
 from nnrules.errors import ImageError, NnrulesError, Problem
 from nnrules.image_io import Geometry, file_ending_of, write_image
+from nnrules.memory import available_bytes
 from torch import Tensor
 
 from nnrules_runtime.files import atomic_file, make_folder
@@ -23,7 +24,6 @@ from nnrules_runtime.predict.inputs import InputCase, problems_of, read_grid
 from nnrules_runtime.predict.memory import CaseMemory
 from nnrules_runtime.predict.predictor import Predictor
 from nnrules_runtime.preprocess.geometry import CaseGeometry
-from nnrules_runtime.preprocess.memory import available_bytes
 from nnrules_runtime.progress import track
 
 __all__ = ["Done", "Job", "Workload", "plan_jobs", "predict_jobs"]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from nnrules.errors import Problem, RunError, UsageError
+from nnrules.memory import available_bytes
 from nnrules.plan import Plan
 from torch import Tensor, nn
 
@@ -25,7 +26,6 @@ from nnrules_runtime.predict.models import check_same, find_models, read_models
 from nnrules_runtime.predict.sliding import SlidingWindow
 from nnrules_runtime.preprocess.case import Preprocessing
 from nnrules_runtime.preprocess.geometry import CaseGeometry
-from nnrules_runtime.preprocess.memory import available_bytes
 from nnrules_runtime.preprocess.reading import CaseReader
 from nnrules_runtime.profile import Profile, choose_profile
 from nnrules_runtime.values import Section, reading

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from nnrules.dataset import Case, Dataset
 from nnrules.errors import Problem, RunError
+from nnrules.memory import available_bytes
 from nnrules.plan import Plan
 
 from nnrules_runtime.files import make_folder
 from nnrules_runtime.preprocess.case import Preprocessing
 from nnrules_runtime.preprocess.estimate import CaseEstimate, Estimate, estimate_case
-from nnrules_runtime.preprocess.memory import available_bytes
 from nnrules_runtime.preprocess.plan_fit import check_plan_fits
 from nnrules_runtime.preprocess.pool import Failure, Job, attempt, run_in_processes
 from nnrules_runtime.preprocess.reading import CaseReader

@@ -6,29 +6,11 @@ import pytest
 import SimpleITK
 from nnrules.dataset import Case
 from nnrules.extract import memory
-from nnrules.extract.memory import MemoryGate, available_bytes, needed_bytes
+from nnrules.extract.memory import MemoryGate, needed_bytes
 
 
 def case(path: Path, name: str = "a") -> Case:
     return Case(id=name, image_paths=(path,), label_path=path, group=None, subject=None)
-
-
-def machine(root: Path, *, available_kb: int, limit: str | None = None, used: str = "0") -> Path:
-    (root / "proc").mkdir(parents=True)
-    (root / "proc/meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable: {available_kb} kB\n")
-    if limit is not None:
-        (root / "sys/fs/cgroup").mkdir(parents=True)
-        (root / "sys/fs/cgroup/memory.max").write_text(limit + "\n")
-        (root / "sys/fs/cgroup/memory.current").write_text(used + "\n")
-    return root
-
-
-def test_available_memory_is_the_least_that_holds(tmp_path):
-    assert available_bytes(machine(tmp_path / "free", available_kb=100)) == 102400
-    assert available_bytes(machine(tmp_path / "max", available_kb=100, limit="max")) == 102400
-    limited = machine(tmp_path / "limited", available_kb=100, limit="60000", used="20000")
-    assert available_bytes(limited) == 40000
-    assert available_bytes(tmp_path / "nowhere") is None
 
 
 def test_small_files_are_not_looked_at_and_large_ones_by_header(tmp_path, monkeypatch):

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-
-from nnrules_runtime.preprocess.memory import available_bytes
+from nnrules.memory import available_bytes
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
