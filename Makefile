@@ -36,15 +36,19 @@ help:
 # The demo goes from images to scores by the commands that a user would type; each is shown before it runs.
 DEMO ?= demo-output
 DEMO_DATASET := $(DEMO)/datasets/Dataset903_PhantomBrain
-DEMO_PLAN := $(DEMO)/plans/Dataset903_PhantomBrain.json
+DEMO_PLAN := $(DEMO)/plans/brain_left_right.json
+# nnU-Net mirrors along every axis, so that it cannot learn left from right; this demo's labels are left and right.
+DEMO_MIRROR := --set configurations.3d_fullres.mirror_axes=[0,1]
 DEMO_SHORT := --set training.epochs=10 --set training.num_iterations_per_epoch=20 \
   --set training.num_validation_iterations_per_epoch=4
-SHOW = printf '\n$$ %s\n' "$(1)"; $(VENV)/bin/$(1)
+SHOW = printf '\n$$ %s\n' '$(1)'; $(VENV)/bin/$(1)
 
 demo-plan: $(CORE)
 	@$(VENV)/bin/nnrules demo -o $(DEMO)
 
 demo: $(RUNTIME) demo-plan
+	@printf '\n5. Train on the brain phantom, without mirroring left to right; predict and score two new scans\n'
+	@$(call SHOW,nnrules plan $(DEMO_DATASET) $(DEMO_MIRROR) -o $(DEMO_PLAN))
 	@$(call SHOW,nnrules run preprocess $(DEMO_PLAN) $(DEMO_DATASET) -c 3d_fullres --work $(DEMO)/work)
 	@$(call SHOW,nnrules run train $(DEMO_PLAN) $(DEMO_DATASET) -c 3d_fullres --fold 0 --work $(DEMO)/work $(DEMO_SHORT))
 	@$(call SHOW,nnrules run predict $(DEMO)/work $(DEMO_DATASET)/imagesTs $(DEMO)/predictions)

@@ -148,14 +148,14 @@ def validate(value: Any, schema: str, *, where: str, error: type[NnrulesError]) 
     if not found:
         return
     found.sort(key=lambda item: [str(part) for part in item.absolute_path])
-    raise error(
-        [
-            Problem(
-                where=f"{where}: {json_path(item.absolute_path)}",
-                what=_what(item),
-                got=_got(item),
-                expected=_expected(item),
-            )
-            for item in found
-        ]
-    )
+    problems = [
+        Problem(
+            where=f"{where}: {json_path(item.absolute_path)}",
+            what=_what(item),
+            got=_got(item),
+            expected=_expected(item),
+        )
+        for item in found
+    ]
+    # A schema may say the same of a place twice, in general and for two or three dimensions.
+    raise error([problem for position, problem in enumerate(problems) if problem not in problems[:position]])

@@ -10,7 +10,7 @@ from nnrules.engine.model import Rule
 from nnrules.engine.overrides import Overrides
 from nnrules.engine.program import Node, placeholders
 from nnrules.engine.source import Json
-from nnrules.engine.types import RecordType, Type
+from nnrules.engine.types import ListType, RecordType, Type, VecType, type_of_json
 from nnrules.engine.values import fill_text, matches, render, repack, unpack
 from nnrules.errors import NnrulesError, PlanError, Problem
 
@@ -87,18 +87,25 @@ def overridden_values(
     """
     rule = node.rule
     assert rule is not None
-    packed = {}
-    for path, kind in zip(paths, node.types, strict=True):
+    packed, kinds = {}, list(node.types)
+    for position, (path, kind) in enumerate(zip(paths, node.types, strict=True)):
         if path not in overrides.whole:
             continue
         value = overrides.whole[path]
-        if not matches(value, kind):
+        if (
+            len(chosen) == len(paths)
+            and _other_length(value, kind)
+            and not _is_read(machine, node.keys[position])
+        ):
+            # Only generated code relies on a length; whether the plan allows it is for its schema to say.
+            kinds[position] = type_of_json(value)
+        elif not matches(value, kind):
             raise PlanError(
                 Problem(where=path, what="wrong type for this field", got=str(value), expected=str(kind))
             )
-        packed[path] = repack(value, kind)
+        packed[path] = repack(value, kinds[position])
     if len(chosen) == len(paths):
-        return tuple(packed[path] for path in paths), node.types, "set by the user"
+        return tuple(packed[path] for path in paths), tuple(kinds), "set by the user"
     members = [rule.decides[paths.index(path)] for path in chosen]
     if len(members) > 1 or members[0] not in node.branches:
         raise _group_error(rule, paths, chosen)
@@ -121,6 +128,15 @@ def overridden_values(
             )
         raise PlanError(problems)
     return values, node.types, given.because
+
+
+def _other_length(value: Json, kind: Type) -> bool:
+    """Whether a value is a list of what an axis vector holds, longer or shorter: the axes to mirror, say."""
+    return isinstance(kind, VecType) and isinstance(value, list) and matches(value, ListType(kind.item))
+
+
+def _is_read(machine: Machine, key: str) -> bool:
+    return any(key in node.reads.values() for node in machine.program.order)
 
 
 def _settled(machine: Machine, code: Callable[..., Any], near: Any) -> Any:

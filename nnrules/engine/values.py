@@ -100,11 +100,8 @@ def render(value: Any) -> str:
             else str(int(value))
         )
     if isinstance(value, (tuple, list)):
-        return (
-            " × ".join(map(render, value))
-            if value and not isinstance(value[0], (tuple, list))
-            else str(list(value))
-        )
+        nested = not value or isinstance(value[0], (tuple, list))
+        return str(list(value)) if nested else " × ".join(map(render, value))
     return str(value)
 
 

@@ -40,7 +40,7 @@ def shown(value: Any, limit: int = 70) -> str:
     else:
         text = (
             "none"
-            if value is None
+            if value is None or value == []
             else ", ".join(map(str, value))
             if isinstance(value, list)
             else render(value)

@@ -200,3 +200,27 @@ def test_an_override_that_makes_the_plan_contradict_itself_is_refused(fingerprin
         planned(fingerprint, **{"training.epochs": -1})
     with pytest.raises(PlanError, match=r"expected the field .previous_stage_one_hot"):
         planned(fingerprint, **{"configurations.2d.augmentation.order": ["mirror", "previous_stage_one_hot"]})
+
+
+@pytest.mark.parametrize("axes", [[0, 1], [], [2, 0, 1]])
+def test_a_list_that_no_rule_reads_may_have_another_length(fingerprint: Fingerprint, axes: list[int]) -> None:
+    plan = planned(fingerprint, **{"configurations.3d_fullres.mirror_axes": axes})
+    assert plan.configurations["3d_fullres"]["mirror_axes"] == axes
+    assert plan.configurations["2d"]["mirror_axes"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("mirror_axes", [0, 3], "got 3; expected <= 2"), ("mirror_axes", [1, 1], "a value stands twice"),
+        ("mirror_axes", ["x"], "wrong type"), ("mirror_axes", 1, "wrong type"),
+        ("spacing", [1.0, 1.0], "wrong type"), ("batch_size", [2, 2], "wrong type"),
+    ],
+)  # fmt: skip
+def test_other_lengths_and_types_are_refused(
+    fingerprint: Fingerprint, field: str, value: Any, what: str
+) -> None:
+    with pytest.raises(PlanError, match=what) as caught:
+        planned(fingerprint, **{f"configurations.3d_fullres.{field}": value})
+    places = [problem.where for problem in caught.value.problems]
+    assert len(places) == len(set(places))
