@@ -12,6 +12,8 @@ PYTHON ?= $(shell for name in python3.11 python3 python; do \
   if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$name; break; fi; done)
 PIP_INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 PYTEST_ARGS ?=
+# `make test ALL=1` adds what takes long and the comparisons with an installed nnU-Net v2, one after the other.
+TESTS := $(if $(ALL),,-n auto -m "not slow and not peer")
 DIST ?= dist
 
 # Stamps: an environment is made again when what it is made from has changed.
@@ -24,7 +26,7 @@ DEV := $(VENV)/.installed-dev
 help:
 	@echo "make demo    plan data that ships with the project, train on it, predict and score (a few minutes)"
 	@echo "make demo-plan  the planning part alone (seconds, without PyTorch)"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests; ALL=1 adds slow ones and comparisons with an installed nnU-Net v2"
 	@echo "make check   lint, format, types, module boundaries, schemas, rules and their tests"
 	@echo "make parity  compare every stage with nnU-Net v2, recorded and installed (into .bench/peer)"
 	@echo "make bench   measure planning and the runtime (installs nnU-Net v2 into .bench/peer to compare)"
@@ -55,7 +57,7 @@ demo: $(RUNTIME) demo-plan
 	@$(call SHOW,nnrules run evaluate $(DEMO_PLAN) $(DEMO)/predictions $(DEMO_DATASET)/labelsTs)
 
 test: $(DEV)
-	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest $(TESTS) $(PYTEST_ARGS)
 
 parity: $(DEV)
 	@NNRULES_PEER=install $(VENV)/bin/python -m pytest -m "peer or shared" -rA tests/golden $(PYTEST_ARGS)

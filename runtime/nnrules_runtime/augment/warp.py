@@ -189,6 +189,60 @@ def sample_nearest(arrays: torch.Tensor, block: Block, border: float, out: torch
         block.write(values, target)
 
 
+# Sums over the voxels around positions are classes: functions that call themselves from within another function are
+# cycles, and what they hold would stay in memory until Python looks for such cycles.
+
+
+@dataclass(frozen=True, slots=True)
+class _Lerped:
+    """Linear interpolation where the two weights of an axis sum to 1.
+
+    Attributes:
+        index: flat index of the first voxel of each position.
+        strides: of the axes.
+        fractions: of each axis, the distance from that voxel.
+    """
+
+    index: torch.Tensor
+    strides: Sequence[int]
+    fractions: Sequence[torch.Tensor]
+
+    def __call__(self, array: torch.Tensor, axis: int = 0, offset: int = 0) -> torch.Tensor:
+        """Interpolate a flat array over this axis and those after it."""
+        if axis == len(self.strides):
+            return array[offset:].index_select(0, self.index)
+        low = self(array, axis + 1, offset)
+        return low.lerp_(self(array, axis + 1, offset + self.strides[axis]), self.fractions[axis])
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighted:
+    """A weighted sum of the voxels around each position.
+
+    Attributes:
+        index: flat index of the first voxel of each position.
+        strides: of the axes.
+        weights: of each axis, those of the voxels along it.
+        base: is taken from each voxel.
+    """
+
+    index: torch.Tensor
+    strides: Sequence[int]
+    weights: Sequence[Sequence[torch.Tensor]]
+    base: float
+
+    def __call__(self, array: torch.Tensor, axis: int = 0, offset: int = 0) -> torch.Tensor:
+        """The sum over this axis and those after it."""
+        if axis == len(self.strides):
+            voxels = array[offset:].index_select(0, self.index)
+            return voxels.sub_(self.base) if self.base else voxels
+        first, *others = self.weights[axis]
+        total = self(array, axis + 1, offset).mul_(first)
+        for tap, weight in enumerate(others, start=1):
+            total.addcmul_(self(array, axis + 1, offset + tap * self.strides[axis]), weight)
+        return total
+
+
 def sample_linear(arrays: torch.Tensor, block: Block, border: float, out: torch.Tensor) -> None:
     """Linear interpolation; voxels outside have one value.
 
@@ -201,6 +255,7 @@ def sample_linear(arrays: torch.Tensor, block: Block, border: float, out: torch.
     shape = arrays.shape[1:]
     strides = _strides(shape)
     floors, fractions = block.floors, block.fractions
+    weights: list[tuple[torch.Tensor, ...]] = []
     if block.beyond:
         floors = [floor.clamp(0, edge - 2) for floor, edge in zip(floors, shape, strict=True)]
         moved = zip(fractions, block.floors, floors, strict=True)
@@ -210,24 +265,11 @@ def sample_linear(arrays: torch.Tensor, block: Block, border: float, out: torch.
             for fraction in fractions
         ]
     index = flat_index(floors, shape)
-
-    def inside(array: torch.Tensor, axis: int, offset: int) -> torch.Tensor:
-        """Interpolate over this axis and those after it."""
-        if axis == len(strides):
-            return array[offset:].index_select(0, index)
-        low = inside(array, axis + 1, offset)
-        return low.lerp_(inside(array, axis + 1, offset + strides[axis]), fractions[axis])
-
-    def weighted(array: torch.Tensor, axis: int, offset: int) -> torch.Tensor:
-        """The same where the two weights of an axis need not sum to 1."""
-        if axis == len(strides):
-            voxels = array[offset:].index_select(0, index)
-            return voxels.sub_(border) if border else voxels
-        low = weighted(array, axis + 1, offset).mul_(weights[axis][0])
-        return low.addcmul_(weighted(array, axis + 1, offset + strides[axis]), weights[axis][1])
-
+    inside = _Lerped(index, strides, fractions)
+    beyond = _Weighted(index, strides, weights, border) if block.beyond else None
     for array, target in zip(arrays.reshape(len(arrays), -1), out, strict=True):
-        block.write(weighted(array, 0, 0).add_(border) if block.beyond else inside(array, 0, 0), target)
+        values = inside(array) if beyond is None else beyond(array).add_(border)
+        block.write(values, target)
 
 
 def sample_cubic(coefficients: torch.Tensor, block: Block, border: float, out: torch.Tensor) -> None:
@@ -242,19 +284,9 @@ def sample_cubic(coefficients: torch.Tensor, block: Block, border: float, out: t
     shape = coefficients.shape[1:]
     strides = _strides(shape)
     weights = [spline.weights(fraction) for fraction in block.fractions]
-    index = flat_index(block.floors, shape, CUBIC_BORDER - 1)
-
-    def weighted(array: torch.Tensor, axis: int, offset: int) -> torch.Tensor:
-        """Sum over the four coefficients of this axis and those after it."""
-        if axis == len(strides):
-            return array[offset:].index_select(0, index)
-        total = weighted(array, axis + 1, offset).mul_(weights[axis][0])
-        for tap in range(1, 4):
-            total.addcmul_(weighted(array, axis + 1, offset + tap * strides[axis]), weights[axis][tap])
-        return total
-
+    spline_sum = _Weighted(flat_index(block.floors, shape, CUBIC_BORDER - 1), strides, weights, 0.0)
     for array, target in zip(coefficients.reshape(len(coefficients), -1), out, strict=True):
-        values = weighted(array, 0, 0)
+        values = spline_sum(array)
         if block.outside is not None:
             values.masked_fill_(block.outside, border)
         block.write(values, target)

@@ -1,5 +1,6 @@
 """Pipelines: every pack, orders, randomness that depends on nothing but the sample's generator."""
 
+import gc
 import pickle
 from collections.abc import Callable
 from itertools import permutations
@@ -67,6 +68,23 @@ def test_every_pack_runs(
     assert int(found_labels.min()) >= 0
     assert torch.equal(images, untouched[0])
     assert torch.equal(labels, untouched[1])
+
+
+@pytest.mark.parametrize("pack", ["nnunet@2.8.0", "nnunet@1.0.0"])
+def test_samples_leave_no_tensors_behind(make_augmentation: Callable[..., Augmentation], pack: str) -> None:
+    """Tensors in cycles stay until Python looks for cycles: gigabytes in a worker that makes samples for days."""
+    augmentation = make_augmentation(pack, "3d_cascade_fullres", changes=EVERYTHING | STAGE)
+    images, labels, previous = batch(augmentation)
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        augmentation(images, labels, generators(), previous)
+        gc.collect()
+        left = [item for item in gc.garbage if isinstance(item, (torch.Tensor, np.ndarray))]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not left
 
 
 @pytest.mark.parametrize("pack", ["nnunet@2.8.0", "nnunet@1.7.0"])
