@@ -18,13 +18,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnrules.dataset_facts import DatasetFacts, dataset_facts, is_dataset_json
-from nnrules.dataset_files import CaseFiles, find_case_files
+from nnrules.dataset_files import NO_LABEL_MAP, CaseFiles, find_case_files, stray_files
 from nnrules.dataset_groups import assign
 from nnrules.documents import read_json
 from nnrules.errors import DatasetError, Problem
 from nnrules.image_geometry import is_utf8, name_problem
 
-__all__ = ["Case", "Dataset", "DatasetFacts", "dataset_facts", "is_dataset_json", "load_dataset"]
+__all__ = [
+    "Case",
+    "Dataset",
+    "DatasetFacts",
+    "dataset_facts",
+    "is_dataset_json",
+    "load_dataset",
+    "unlabelled_cases",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +114,24 @@ def load_dataset(path: Path, *, require_files: bool = True) -> Dataset:
     if "numTraining" not in document:
         values["num_training"] = len(cases)
     return Dataset(**values, path=document_path, cases=cases)
+
+
+def unlabelled_cases(dataset: Dataset) -> tuple[str, ...]:
+    """Ids of images in imagesTr that are no training cases, as they have no label map.
+
+    Where dataset.json lists its cases, leaving images out is what the list is for: there are none then.
+
+    Args:
+        dataset: as loaded.
+
+    Raises:
+        DatasetError: dataset.json cannot be read any more.
+    """
+    used = [(*case.image_paths, case.label_path) for case in dataset.cases]
+    strays = stray_files(dataset.path, dataset, used)
+    return tuple(
+        sorted(stray.case_id for stray in strays if stray.what == NO_LABEL_MAP and stray.case_id is not None)
+    )
 
 
 def _document_path(path: Path) -> Path:

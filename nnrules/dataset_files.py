@@ -23,6 +23,7 @@ from nnrules.image_io import file_ending_of, read_geometry
 __all__ = [
     "IMAGES_FOLDER",
     "LABELS_FOLDER",
+    "NO_LABEL_MAP",
     "CaseFiles",
     "channel_number",
     "find_case_files",
@@ -31,6 +32,9 @@ __all__ = [
 
 IMAGES_FOLDER = "imagesTr"
 LABELS_FOLDER = "labelsTr"
+
+NO_LABEL_MAP = "an image without a label map"
+"""What is wrong with an image that would be a training case if it had one."""
 
 _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -271,7 +275,7 @@ def _why_stray(file: Path, facts: DatasetFacts, in_use: set[Path]) -> tuple[str 
         expected = f"{LABELS_FOLDER}/{label.name}"
         return (
             numbered[0],
-            "an image without a label map",
+            NO_LABEL_MAP,
             expected,
             "Add the label map, or remove the image.",
         )

@@ -20,7 +20,15 @@ from typing import Any
 
 from nnrules.errors import NnrulesError, Problem
 
-__all__ = ["canonical_json", "check_writable", "content_hash", "read_json", "write_json", "write_text"]
+__all__ = [
+    "canonical_json",
+    "check_writable",
+    "content_hash",
+    "parse_json",
+    "read_json",
+    "write_json",
+    "write_text",
+]
 
 _LINE_WIDTH = 110
 
@@ -81,31 +89,51 @@ def read_json(path: Path, error: type[NnrulesError], *, nan_as_null: bool = Fals
         NnrulesError: of class ``error`` when the file is missing, unreadable or not JSON; names line and column.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise error(Problem(where=str(path), what="no such file", fix="Check the path.")) from None
-    except (OSError, UnicodeDecodeError) as exc:
-        got = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
-        fix = "Name a JSON file in UTF-8."
-        raise error(
-            Problem(where=str(path), what="the file cannot be read as text", got=got, fix=fix)
-        ) from None
+    except OSError as exc:
+        raise error(_not_text(str(path), exc.strerror or str(exc))) from None
+    return parse_json(content, error, where=str(path), nan_as_null=nan_as_null)
+
+
+def _not_text(where: str, got: str) -> Problem:
+    what = "the file cannot be read as text"
+    return Problem(where=where, what=what, got=got, fix="Name a JSON file in UTF-8.")
+
+
+def parse_json(content: bytes, error: type[NnrulesError], *, where: str, nan_as_null: bool = False) -> Any:
+    """Parse the content of a JSON file as strictly as :func:`read_json`.
+
+    Args:
+        content: UTF-8, with or without a byte order mark.
+        error: the class to raise.
+        where: how the document is called in errors.
+        nan_as_null: read NaN and Infinity as null.
+
+    Raises:
+        NnrulesError: of class ``error``, with line and column.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise error(_not_text(where, str(exc))) from None
     try:
         return _parse(text, nan_as_null=nan_as_null)
     except json.JSONDecodeError as exc:
         raise error(
             Problem(
-                where=f"{path}:{exc.lineno}:{exc.colno}",
+                where=f"{where}:{exc.lineno}:{exc.colno}",
                 what=f"not valid JSON: {exc.msg}",
                 fix="Open the file at this place and correct it.",
             )
         ) from None
     except _NotStrictError as exc:
         fix = "Search the file for it and correct it."
-        raise error(Problem(where=str(path), what=f"not valid JSON: {exc}", fix=fix)) from None
+        raise error(Problem(where=where, what=f"not valid JSON: {exc}", fix=fix)) from None
     except RecursionError:
         expected = f"at most {_MAX_DEPTH} levels"
-        raise error(Problem(where=str(path), what="nested too deeply", expected=expected)) from None
+        raise error(Problem(where=where, what="nested too deeply", expected=expected)) from None
 
 
 def _parse(text: str, *, nan_as_null: bool) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnrules.dataset import Dataset, dataset_facts, is_dataset_json, load_dataset
+from nnrules.dataset import Dataset, dataset_facts, is_dataset_json, load_dataset, unlabelled_cases
 from nnrules.errors import DatasetError
 from nnrules.schema import load_schema
 
@@ -273,6 +273,19 @@ def test_only_cases_with_image_and_label_count(tmp_path: Path) -> None:
     v2_files(tmp_path, "a")
     touch(tmp_path, "imagesTr/b_0000.nii.gz", "labelsTr/c.nii.gz")
     assert [case.id for case in load_dataset(tmp_path).cases] == ["a"]
+
+
+def test_images_without_a_label_map_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path, V2)
+    v2_files(tmp_path, "a", "b")
+    assert unlabelled_cases(load_dataset(tmp_path)) == ()
+    more = ("imagesTr/d_0000.nii.gz", "imagesTr/c_0000.nii.gz", "labelsTr/e.nii.gz", "imagesTr/notes.txt")
+    touch(tmp_path, *more)
+    assert unlabelled_cases(load_dataset(tmp_path)) == ("c", "d")
+    # A list of cases leaves out what it does not name.
+    paths = {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}
+    write(tmp_path, {**V2, "dataset": {"a": paths}})
+    assert unlabelled_cases(load_dataset(tmp_path)) == ()
 
 
 def test_no_case_at_all(tmp_path: Path) -> None:

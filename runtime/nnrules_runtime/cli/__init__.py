@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from importlib.util import find_spec
 
 import typer
 from nnrules.errors import Problem, UsageError
 
+from nnrules_runtime.cli.bundle import bundle, show
 from nnrules_runtime.cli.evaluate import evaluate
+from nnrules_runtime.cli.find_best import find_best
+from nnrules_runtime.cli.import_model import import_model
 from nnrules_runtime.cli.predict import predict
 from nnrules_runtime.cli.preprocess import preprocess
+from nnrules_runtime.cli.run_all import run_all, status
 from nnrules_runtime.cli.train import train
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Execute a plan. The usual order: train (which also preprocesses), predict, evaluate.",
+    help="Execute a plan: `all` does everything; or step by step: train (which also preprocesses), predict, evaluate.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,10 +41,15 @@ def _run() -> None:
                 fix='Run `pip install "nnrules[runtime]"`; pytorch.org has the builds of torch for each device.',
             )
         )
+    # `nnrules` looks for garbage in cycles next to never, as a plan is made in a blink. Trainings run for days.
+    gc.set_threshold(700, 10, 10)
     # Activations of a CPU training are tens of megabytes each: huge pages save their page faults. Read by torch
     # when it is imported.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-for _verb in (preprocess, train, predict, evaluate):
+for _verb in (preprocess, train, find_best, predict, evaluate, bundle, show):
     app.command()(_verb)
+app.command("import")(import_model)
+app.command("all")(run_all)
+app.command()(status)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from nnrules.errors import Problem, RunError, UsageError
 
 if TYPE_CHECKING:
-    from nnrules_runtime.predict.files import Done, Workload
+    from nnrules_runtime.network.model import Model
+    from nnrules_runtime.predict.case_predictor import CasePredictor
+    from nnrules_runtime.predict.files import Done
     from nnrules_runtime.predict.inputs import InputCase
-    from nnrules_runtime.predict.predictor import Predictor
+    from nnrules_runtime.predict.jobs import Workload
 
 __all__ = ["predict"]
 
@@ -24,7 +26,8 @@ def predict(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", help="A work folder, its models/CONFIGURATION, or the folder of one fold."
+            metavar="MODEL",
+            help="A work folder, its models/CONFIGURATION, the folder of one fold, or a bundle.",
         ),
     ],
     inputs: Annotated[
@@ -33,21 +36,44 @@ def predict(
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A folder; for one case also a file.")],
     *,
-    configuration: Annotated[
-        str | None, typer.Option("-c", "--configuration", help="Which one, if the work folder has several.")
+    configurations: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-c",
+            "--configuration",
+            help="Which one; several (-c A -c B) are averaged. Default: what find-best chose, with its folds; else the "
+            "only one that has been trained.",
+        ),
     ] = None,
     folds: Annotated[
         str | None,
         typer.Option(
             "--folds",
-            help="Numbers such as 0,1, averaged; or all: the network trained on all cases. Default: every numbered "
-            "fold that has been trained.",
+            help="Numbers such as 0,1, averaged; or all: the network trained on all cases. Default: those that "
+            "find-best chose, else every numbered fold that has been trained. The first stage of a "
+            "cascade uses all of its folds.",
         ),
     ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
             "--checkpoint", metavar="final|best", help="Which weights of a fold. Default: the plan's."
+        ),
+    ] = None,
+    postprocessing: Annotated[
+        bool | None,
+        typer.Option(
+            "--postprocessing/--no-postprocessing",
+            help="Postprocess as find-best determined. Default: if the plan says so.",
+        ),
+    ] = None,
+    together: Annotated[
+        Path | None,
+        typer.Option(
+            "--together",
+            metavar="FILE",
+            help="JSON with lists of cases on one grid whose probabilities are averaged: "
+            '[["patient1_a", "patient1_b"], …].',
         ),
     ] = None,
     part: Annotated[
@@ -79,25 +105,30 @@ def predict(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")] = False,
 ) -> None:
-    """Segment images with the networks of a work folder, in the geometry of the images."""
-    from nnrules_runtime.predict.files import plan_jobs, predict_jobs
-    from nnrules_runtime.predict.inputs import find_cases, part_of
+    """Segment images with a trained model or ensemble, in the geometry of the images."""
+    from nnrules_runtime.cli.options import checkpoint_option, folds_option
+    from nnrules_runtime.predict.files import predict_jobs
+    from nnrules_runtime.predict.inputs import find_cases, group_cases, part_of
+    from nnrules_runtime.predict.jobs import plan_jobs
+    from nnrules_runtime.predictors import open_predictor
 
     logging.getLogger("nnrules_runtime").setLevel(logging.WARNING if as_json else logging.INFO)
     cases, problems = find_cases(inputs)
     _check_output(output, cases, is_folder=inputs[0].is_dir())
-    cases = part_of(cases, part)
-    predictor = _predictor(
+    groups = part_of(group_cases(cases, together), part)
+    predictor = open_predictor(
         model,
-        configuration,
-        _folds(folds),
-        _checkpoint(checkpoint),
+        configurations=configurations or None,
+        folds=folds_option(folds),
+        checkpoint=checkpoint_option(checkpoint),
         device=device,
         precision=precision,
-        threads=threads,
+        num_threads=threads,
         mirroring=mirroring,
+        postprocessing=postprocessing,
     )
-    workload = plan_jobs(predictor, cases, output, probabilities=probabilities, keep=not overwrite)
+    predictor.profile.apply()
+    workload = plan_jobs(predictor, groups, output, probabilities=probabilities, keep=not overwrite)
     predictor.compile_if_it_pays(workload.num_passes)
     profile = [line for line in predictor.profile.lines() if not line.startswith("num_workers")]
     for line in (*profile, workload.to_text()):
@@ -111,52 +142,6 @@ def predict(
     _report(predictor, workload, done, problems, as_json=as_json)
     if problems:
         raise RunError(problems)
-
-
-def _predictor(
-    model: Path,
-    configuration: str | None,
-    folds: list[int | str] | None,
-    checkpoint: str | None,
-    *,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
-    mirroring: bool,
-) -> Predictor:
-    from nnrules_runtime.predict.models import find_models, read_models
-    from nnrules_runtime.predict.predictor import Predictor, inference_profile
-    from nnrules_runtime.values import reading
-
-    folders = find_models(model, configuration=configuration, folds=folds)
-    models = read_models(folders, checkpoint)  # type: ignore[arg-type]
-    with reading(models[0].plan) as root:
-        profile = inference_profile(root, device=device, precision=precision, num_threads=threads)
-    profile.apply()
-    names = ", ".join(f"{found.folder.name} ({found.checkpoint})" for found in models)
-    _LOGGER.info("%s of %s: %s", models[0].configuration, model, names)
-    return Predictor(models, profile=profile, mirroring=mirroring)
-
-
-def _folds(text: str | None) -> list[int | str] | None:
-    if text is None:
-        return None
-    entries = [entry.strip() for entry in text.split(",")]
-    if all(entry.isdecimal() or entry == "all" for entry in entries):
-        return list(dict.fromkeys(int(entry) if entry.isdecimal() else entry for entry in entries))
-    raise UsageError(
-        Problem(
-            where="--folds", what="these are no folds", got=text, expected="numbers such as 0,1,2, or all"
-        )
-    )
-
-
-def _checkpoint(name: str | None) -> str | None:
-    if name in (None, "final", "best"):
-        return name
-    raise UsageError(
-        Problem(where="--checkpoint", what="there is no such checkpoint", got=name, expected="final or best")
-    )
 
 
 def _check_output(output: Path, cases: list[InputCase], *, is_folder: bool) -> None:
@@ -174,12 +159,17 @@ def _check_output(output: Path, cases: list[InputCase], *, is_folder: bool) -> N
 
 
 def _report(
-    predictor: Predictor, workload: Workload, done: list[Done], problems: list[Problem], *, as_json: bool
+    predictor: CasePredictor, workload: Workload, done: list[Done], problems: list[Problem], *, as_json: bool
 ) -> None:
     written = [result for result in done if result.output is not None]
     if as_json:
         document = {
-            "configuration": predictor.configuration,
+            "configuration": " + ".join(predictor.configurations),
+            "members": [
+                _member_json(member.predictor.models, () if member.first is None else member.first.models)
+                for member in predictor.members
+            ],
+            "postprocessing": predictor.postprocessing.to_json(),
             "plan_hash": predictor.plan.hash,
             "profile": predictor.profile.to_json(),
             "cases": [
@@ -201,3 +191,12 @@ def _report(
     if written and (first := written[0].output) is not None:
         where = f" to {first if len(written) == 1 else first.parent}"
     typer.echo(f"{len(written)} {'case' if len(written) == 1 else 'cases'} predicted{where}{kept}")
+
+
+def _member_json(models: tuple[Model, ...], first: tuple[Model, ...]) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "configuration": models[0].configuration,
+        "folds": [model.fold for model in models],
+        "checkpoint": models[0].checkpoint,
+    }
+    return document if not first else {**document, "previous_stage": _member_json(first, ())}

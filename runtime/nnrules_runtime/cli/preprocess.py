@@ -38,6 +38,11 @@ def preprocess(
 
     A second run does only what changed. `train` does this by itself; on its own it shows time, memory and disk.
     """
+    from nnrules_runtime.preprocess.worker_start import WORKER_MODULES, start_server
+
+    if workers != 0 and not (work / "preprocessed").exists():
+        start_server(WORKER_MODULES)  # it gets ready while plan and dataset are read
+
     from nnrules.dataset import load_dataset
     from nnrules.plan import Plan
 

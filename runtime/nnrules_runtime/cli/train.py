@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from nnrules.plan import Plan
+    from nnrules.errors import UsageError
 
     from nnrules_runtime.train.run import TrainingResult
 
@@ -87,6 +87,13 @@ def train(
             "--weights", help="Begin with these weights (fine-tuning): safetensors, or nnU-Net v2's .pth."
         ),
     ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            "--splits",
+            help="Folds of your own, as in nnU-Net's splits_final.json. Default: as the plan says.",
+        ),
+    ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew; what this fold has is deleted.")
     ] = False,
@@ -94,6 +101,13 @@ def train(
         bool,
         typer.Option("--validation/--no-validation", help="Predict and score validation cases at the end."),
     ] = True,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Keep probabilities of the validation cases, too: pairs of models are chosen by them.",
+        ),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's events, too.")
     ] = False,
@@ -107,13 +121,16 @@ def train(
     """
     from nnrules.dataset import load_dataset
 
+    from nnrules_runtime.cli.plan_of_run import plan_of_run
     from nnrules_runtime.profile import Profile
     from nnrules_runtime.train.run import TrainingOptions, train_fold
     from nnrules_runtime.workspace import Workspace
 
     logging.getLogger("nnrules_runtime").setLevel(logging.WARNING if as_json else logging.INFO)
+    if probabilities and not validation:
+        raise _no_probabilities()
     number = _fold(fold)
-    changed, changes = _plan(plan, set_ or [], seed)
+    changed, changes = plan_of_run(plan, set_ or [], seed)
     profile = Profile.for_training(
         changed,
         device=device,
@@ -136,6 +153,8 @@ def train(
             restart=restart,
             tensorboard=tensorboard,
             validate=validation,
+            save_probabilities=probabilities,
+            splits=splits,
             overrides=changes,
         ),
     )
@@ -156,19 +175,17 @@ def _fold(text: str) -> int | str:
     )
 
 
-def _plan(path: Path, texts: list[str], seed: int | None) -> tuple[Plan, dict[str, Any]]:
-    """The plan with what was set for this run, and what that is."""
-    from nnrules.plan import Plan
+def _no_probabilities() -> UsageError:
+    from nnrules.errors import Problem, UsageError
 
-    from nnrules_runtime.train.overrides import parse_changes, with_training
-
-    changes = parse_changes(texts)
-    if seed is not None:
-        changes["training.seed"] = seed
-    if changes:
-        shown = ", ".join(f"{name} = {json.dumps(value)}" for name, value in changes.items())
-        logging.getLogger(__name__).info("set for this run: %s", shown)
-    return with_training(Plan.load(path), changes), changes
+    return UsageError(
+        Problem(
+            where="--probabilities",
+            what="these are made by validation, which is switched off",
+            got="--no-validation",
+            fix="Leave one of the options out.",
+        )
+    )
 
 
 def _seconds(minutes: float | None, hours: float | None) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,18 @@ from scipy import ndimage  # type: ignore[import-untyped]
 
 from nnrules_runtime.evaluate.conventions import EvaluatedClass, Evaluation
 from nnrules_runtime.evaluate.counts import LabelMatrix, mask_of, unknown_labels
-from nnrules_runtime.evaluate.metrics import METRICS, Empty, overlap_of_empty
+from nnrules_runtime.evaluate.metrics import METRICS, Counts, Empty, overlap_of_empty
 from nnrules_runtime.evaluate.surface import surface_scores
 
-__all__ = ["CaseScores", "CaseTask", "EvaluationCase", "score_case"]
+__all__ = [
+    "CaseScores",
+    "CaseTask",
+    "EvaluationCase",
+    "count_classes",
+    "overlap_scores",
+    "read_pair",
+    "score_case",
+]
 
 # As the dataset checker judges them: a tenth of a voxel or of a degree comes from rounding, not from another place.
 _MAX_RELATIVE_SPACING = 1e-3
@@ -84,7 +92,42 @@ def score_case(task: CaseTask) -> CaseScores:
         ImageError: a file cannot be read, the grids differ, or there are labels that the plan does not know.
     """
     evaluation, case = task.evaluation, task.case
-    prediction, reference, geometry = _read_pair(case)
+    prediction, reference, geometry = read_pair(case)
+    counts = count_classes(evaluation, case, prediction, reference)
+    scores = overlap_scores(evaluation, case, counts)
+    if task.tolerance_mm is not None:
+        if evaluation.leaves_out_ignored and evaluation.ignore_label is not None:
+            is_out = reference == evaluation.ignore_label
+            prediction, reference = np.where(is_out, 0, prediction), np.where(is_out, 0, reference)
+        pair = _Pair(prediction, reference, geometry)
+        for entry in evaluation.classes:
+            by_convention = overlap_of_empty(counts[entry.name], _empty(evaluation))
+            scores.values[entry.name] |= pair.surface_metrics(entry, by_convention, task.tolerance_mm)
+    if geometry.dimension == 3:  # an area has no volume
+        volume_ml = math.prod(geometry.spacing) / _CUBIC_MM_PER_ML
+        for name, number in counts.items():
+            scores.values[name]["volume_predicted_ml"] = number.num_predicted * volume_ml
+            scores.values[name]["volume_reference_ml"] = number.num_reference * volume_ml
+    return scores
+
+
+def count_classes(
+    evaluation: Evaluation,
+    case: EvaluationCase,
+    prediction: npt.NDArray[Any],
+    reference: npt.NDArray[Any],
+) -> dict[str, Counts]:
+    """Count the voxels of each class.
+
+    Args:
+        evaluation: the conventions.
+        case: names the files in errors.
+        prediction: labels ``(Z, Y, X)``.
+        reference: of the same shape.
+
+    Raises:
+        ImageError: there are labels that the plan does not know.
+    """
     labels, ignore = evaluation.predicted_labels, evaluation.ignore_label
     matrix = LabelMatrix(
         reference, prediction, labels, ignore=ignore, leaves_out=evaluation.leaves_out_ignored
@@ -94,35 +137,33 @@ def score_case(task: CaseTask) -> CaseScores:
         raise ImageError(
             [*_unknown(case.prediction, prediction, labels), *_unknown(case.reference, reference, known)]
         )
-    counts = {entry.name: matrix.counts(entry.labels) for entry in evaluation.classes}
-    empty = Empty(both=evaluation.both_empty, one=evaluation.one_empty)
-    values = {
-        name: {metric: METRICS[metric](number, empty) for metric in evaluation.metrics}
-        for name, number in counts.items()
-    }
-    if task.tolerance_mm is not None:
-        if evaluation.leaves_out_ignored and ignore is not None:
-            is_out = reference == ignore
-            prediction, reference = np.where(is_out, 0, prediction), np.where(is_out, 0, reference)
-        pair = _Pair(prediction, reference, geometry)
-        for entry in evaluation.classes:
-            by_convention = overlap_of_empty(counts[entry.name], empty)
-            values[entry.name] |= pair.surface_metrics(entry, by_convention, task.tolerance_mm)
-    if geometry.dimension == 3:  # an area has no volume
-        volume_ml = math.prod(geometry.spacing) / _CUBIC_MM_PER_ML
-        for name, number in counts.items():
-            values[name]["volume_predicted_ml"] = number.num_predicted * volume_ml
-            values[name]["volume_reference_ml"] = number.num_reference * volume_ml
+    return {entry.name: matrix.counts(entry.labels) for entry in evaluation.classes}
+
+
+def overlap_scores(evaluation: Evaluation, case: EvaluationCase, counts: Mapping[str, Counts]) -> CaseScores:
+    """The plan's metrics of a case, from counts of each class."""
+    empty = _empty(evaluation)
     return CaseScores(
         case=case,
-        values=values,
+        values={
+            name: {metric: METRICS[metric](number, empty) for metric in evaluation.metrics}
+            for name, number in counts.items()
+        },
         in_prediction=tuple(name for name, number in counts.items() if number.num_predicted),
         in_reference=tuple(name for name, number in counts.items() if number.num_reference),
     )
 
 
-def _read_pair(case: EvaluationCase) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Geometry]:
-    """Prediction, reference, and the reference's geometry."""
+def _empty(evaluation: Evaluation) -> Empty:
+    return Empty(both=evaluation.both_empty, one=evaluation.one_empty)
+
+
+def read_pair(case: EvaluationCase) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Geometry]:
+    """Prediction, reference, and the reference's geometry.
+
+    Raises:
+        ImageError: a file cannot be read, or the grids differ.
+    """
     read = []
     problems: list[Problem] = []
     for path in (case.prediction, case.reference):

@@ -10,7 +10,7 @@ from nnrules_runtime.evaluate.metrics import METRICS
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.values import Section
 
-__all__ = ["EvaluatedClass", "Evaluation"]
+__all__ = ["EvaluatedClass", "Evaluation", "labels_or_regions", "single_labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class Evaluation:
             classes=conventions.choice(
                 "evaluated",
                 {
-                    "foreground_labels_or_regions": _labels_or_regions(labels),
-                    "foreground_labels": _labels(labels),
+                    "foreground_labels_or_regions": labels_or_regions(labels),
+                    "foreground_labels": single_labels(labels),
                 },
             ),
             predicted_labels=(0, *labels.foreground_labels),
@@ -94,13 +94,15 @@ class Evaluation:
         }
 
 
-def _labels_or_regions(labels: LabelSet) -> tuple[EvaluatedClass, ...]:
+def labels_or_regions(labels: LabelSet) -> tuple[EvaluatedClass, ...]:
+    """Regions where the dataset has any, else its foreground labels."""
     return tuple(
         EvaluatedClass(labels.head_names[head], labels.heads[head]) for head in labels.foreground_heads
     )
 
 
-def _labels(labels: LabelSet) -> tuple[EvaluatedClass, ...]:
+def single_labels(labels: LabelSet) -> tuple[EvaluatedClass, ...]:
+    """The foreground labels, also where the dataset has regions."""
     names = {
         entry[0]: name for entry, name in zip(labels.heads, labels.head_names, strict=True) if len(entry) == 1
     }

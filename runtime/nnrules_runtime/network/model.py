@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from nnrules.documents import read_json, write_json
 from nnrules.errors import ModelError, Problem
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from nnrules_runtime.files import digest_of_file, make_folder
 from nnrules_runtime.network.architecture import Architecture
 from nnrules_runtime.network.identity import differences, network_digest, network_fields
+from nnrules_runtime.network.model_checks import check_plan, check_weights_file, missing_configuration
 from nnrules_runtime.network.unet import UNet
 from nnrules_runtime.network.weights import load_weights, save_weights
 from nnrules_runtime.values import reading
@@ -37,6 +38,8 @@ __all__ = [
     "PLAN_FILE",
     "Checkpoint",
     "Model",
+    "WeightSource",
+    "model_from_document",
     "read_model",
     "trained_folds",
     "write_model",
@@ -53,19 +56,32 @@ _SHOWN_DIGITS = 8
 _PREFIX = "fold_"
 
 
+class WeightSource(Protocol):
+    """Weights that are no file of their own, such as a part of a bundle."""
+
+    def read(self) -> bytes:
+        """The bytes of a safetensors file, verified.
+
+        Raises:
+            ModelError: they are damaged or gone.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One trained network.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies; in a bundle, the path of the bundle and of the folder in it.
         plan: its plan.
         configuration: the configuration of the plan.
         fold: the fold whose cases it has not seen, or ``all``.
         checkpoint: ``final`` or ``best``.
-        file: the weights; their digest was verified.
+        file: the weights. Those of a folder were verified when the model was read, those of a bundle are when the
+            network is built.
         epoch: epochs of training behind them; ``None`` where unknown.
         mirror_axes: spatial axes of the network's input that prediction may mirror.
+        weights: where the weights are read from, if ``file`` is no file of its own.
     """
 
     folder: Path
@@ -76,6 +92,7 @@ class Model:
     file: Path
     epoch: int | None
     mirror_axes: tuple[int, ...]
+    weights: WeightSource | None = None
 
     def network(self) -> UNet:
         """The network with its weights, on the CPU, in evaluation mode.
@@ -87,7 +104,9 @@ class Model:
         with reading(self.plan) as root:
             architecture = Architecture.from_plan(root.section("configurations").section(self.configuration))
         network = UNet(architecture)
-        load_weights(self.file, network, expected=_metadata(self.plan, self.configuration))
+        source = self.file if self.weights is None else self.weights.read()
+        expected = _metadata(self.plan, self.configuration)
+        load_weights(source, network, where=str(self.file), expected=expected)
         return network.eval()
 
 
@@ -177,7 +196,7 @@ def write_plan(models: Path, plan: Plan, configuration: str) -> None:
         if before.hash == plan.hash:
             return
         if configuration not in before.configurations:
-            problems = [_missing_configuration(path, configuration, before)]
+            problems = [missing_configuration(str(path), configuration, before)]
         else:
             trained = network_fields(before, configuration)
             problems = differences(trained, network_fields(plan, configuration), str(models))
@@ -199,16 +218,41 @@ def read_model(folder: Path, checkpoint: Checkpoint = "final", *, plan: Plan | N
         PlanError: ``plan.json`` is damaged.
     """
     document = _read_document(folder)
+    stored = _stored_plan(folder, needed=plan is None)
+    model = model_from_document(folder, document, checkpoint, stored=stored, plan=plan)
+    check_weights_file(model.file, document["weights"][checkpoint]["sha256"])
+    return model
+
+
+def model_from_document(
+    folder: Path,
+    document: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    *,
+    stored: Plan | None,
+    plan: Plan | None = None,
+    weights: WeightSource | None = None,
+) -> Model:
+    """A model as its ``model.json`` describes it; of its weights nothing is read.
+
+    Args:
+        folder: of the fold.
+        document: ``model.json``, valid by its schema.
+        checkpoint: which weights.
+        stored: the plan that lies beside the model.
+        plan: the plan to use instead; one of both must be given.
+        weights: where weights come from that are no file in ``folder``.
+
+    Raises:
+        ModelError: the document is of another plan, or has no such checkpoint.
+    """
     place = str(folder / MODEL_FILE)
-    name = document["configuration"]
-    stored = _stored_plan(folder, place, needed=plan is None)
     for candidate in (stored, plan):
         if candidate is not None:
-            _check_plan(candidate, document, stored, place)
+            check_plan(candidate, document, stored, place)
     used = plan if plan is not None else stored
     assert used is not None
-    entry = document["weights"].get(checkpoint)
-    if entry is None:
+    if checkpoint not in document["weights"]:
         raise ModelError(
             Problem(
                 where=place,
@@ -218,17 +262,17 @@ def read_model(folder: Path, checkpoint: Checkpoint = "final", *, plan: Plan | N
                 fix="Train to the end, or ask for a checkpoint that is there.",
             )
         )
-    if any(axis >= used.configurations[name]["dim"] for axis in document["mirror_axes"]):
+    axes = document["mirror_axes"]
+    if any(axis >= used.configurations[document["configuration"]]["dim"] for axis in axes):
         raise ModelError(
             Problem(
                 where=f"{place}: mirror_axes",
                 what="the network has fewer axes",
-                got=repr(document["mirror_axes"]),
+                got=repr(axes),
                 fix="The file was changed by hand: copy it again.",
             )
         )
-    _verify(folder / entry["file"], entry["sha256"])
-    return _model(folder, document, used, checkpoint)
+    return _model(folder, document, used, checkpoint, weights)
 
 
 def trained_folds(models: Path) -> dict[int | str, Path]:
@@ -241,7 +285,13 @@ def trained_folds(models: Path) -> dict[int | str, Path]:
     return dict(sorted(found.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
-def _model(folder: Path, document: Mapping[str, Any], plan: Plan, checkpoint: Checkpoint) -> Model:
+def _model(
+    folder: Path,
+    document: Mapping[str, Any],
+    plan: Plan,
+    checkpoint: Checkpoint,
+    weights: WeightSource | None = None,
+) -> Model:
     entry = document["weights"][checkpoint]
     return Model(
         folder=folder,
@@ -252,6 +302,7 @@ def _model(folder: Path, document: Mapping[str, Any], plan: Plan, checkpoint: Ch
         file=folder / entry["file"],
         epoch=entry["epoch"],
         mirror_axes=tuple(document["mirror_axes"]),
+        weights=weights,
     )
 
 
@@ -270,7 +321,7 @@ def _read_document(folder: Path) -> Mapping[str, Any]:
     return document
 
 
-def _stored_plan(folder: Path, place: str, *, needed: bool) -> Plan | None:
+def _stored_plan(folder: Path, *, needed: bool) -> Plan | None:
     for path in (folder / PLAN_FILE, folder.parent / PLAN_FILE):
         if path.is_file():
             return Plan.load(path)
@@ -278,65 +329,9 @@ def _stored_plan(folder: Path, place: str, *, needed: bool) -> Plan | None:
         return None
     raise ModelError(
         Problem(
-            where=place,
+            where=str(folder / MODEL_FILE),
             what="the plan of this model is missing",
             got=f"no {PLAN_FILE} in the folder or the one above",
             fix="Copy the whole folder of the configuration, or name the plan.",
         )
     )
-
-
-def _check_plan(plan: Plan, document: Mapping[str, Any], stored: Plan | None, place: str) -> None:
-    name = document["configuration"]
-    if name not in plan.configurations:
-        raise ModelError(_missing_configuration(Path(place), name, plan))
-    digest = network_digest(plan, name)
-    if digest == document["network_digest"]:
-        return
-    problems = []
-    if stored is not None and plan is not stored:
-        problems = differences(network_fields(stored, name), network_fields(plan, name), place)
-    raise ModelError(
-        problems
-        or Problem(
-            where=place,
-            what="these weights are of another plan",
-            got=f"a plan with the network digest {digest}",
-            expected=document["network_digest"],
-            fix=f"Use the plan that they were trained with; its hash is {document['plan_hash']}.",
-        )
-    )
-
-
-def _missing_configuration(path: Path, configuration: str, plan: Plan) -> Problem:
-    return Problem(
-        where=str(path),
-        what="the plan has no such configuration",
-        got=configuration,
-        expected="one of " + ", ".join(plan.configurations),
-        fix="Use the plan that the weights were trained with.",
-    )
-
-
-def _verify(path: Path, expected: str) -> None:
-    try:
-        digest = digest_of_file(path)
-    except OSError as exc:
-        raise ModelError(
-            Problem(
-                where=str(path),
-                what="the weights are missing",
-                got=exc.strerror or str(exc),
-                fix="Copy the whole folder again, or train again.",
-            )
-        ) from None
-    if digest != expected:
-        raise ModelError(
-            Problem(
-                where=str(path),
-                what="these are not the weights that model.json describes",
-                got=f"SHA-256 {digest}",
-                expected=expected,
-                fix="The file is damaged or was exchanged: copy the whole folder again.",
-            )
-        )

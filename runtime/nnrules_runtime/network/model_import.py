@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,13 +13,14 @@ from nnrules.errors import ModelError, Problem
 from nnrules.plan import Plan
 
 from nnrules_runtime.network.architecture import Architecture
-from nnrules_runtime.network.model import Checkpoint, Model, write_model
+from nnrules_runtime.network.model import MODEL_FILE, Checkpoint, Model, write_model
 from nnrules_runtime.network.nnunetv2 import NnunetCheckpoint, read_nnunetv2_checkpoint
 from nnrules_runtime.network.state import check_state
 from nnrules_runtime.network.unet import UNet
 from nnrules_runtime.values import reading
+from nnrules_runtime.workspace import fold_name
 
-__all__ = ["import_nnunetv2"]
+__all__ = ["configuration_of", "import_nnunetv2"]
 
 _FILES: dict[Checkpoint, str] = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
 _NORMALIZATIONS = {
@@ -44,7 +46,8 @@ def import_nnunetv2(
 ) -> tuple[Model, ...]:
     """Convert all folds of a model folder of nnU-Net v2 (``TRAINER__PLANS__CONFIGURATION``).
 
-    Nothing in the checkpoints is executed. The final checkpoint and the best one are taken where they are there.
+    Nothing in the checkpoints is executed. The final checkpoint and the best one are taken where they are there. Folds
+    that were imported before are replaced; one that was trained here never is.
 
     Args:
         model_folder: with ``plans.json``, ``dataset.json`` and ``fold_*/checkpoint_*.pth``.
@@ -56,7 +59,8 @@ def import_nnunetv2(
         The models, by fold, final before best.
 
     Raises:
-        ModelError: a file is missing or damaged, or the plan describes other preprocessing or another network.
+        ModelError: a file is missing or damaged, the plan describes other preprocessing or another network, or there
+            are trainings at the destination.
     """
     theirs = _read(model_folder / "plans.json")
     dataset = _read(model_folder / "dataset.json")
@@ -75,6 +79,13 @@ def import_nnunetv2(
                 fix="Name the folder that holds plans.json and fold_*.",
             )
         )
+    problems = [
+        problem
+        for fold in dict.fromkeys(fold for fold, _, _ in found)
+        for problem in _trained_here(destination / fold_name(fold))
+    ]
+    if problems:
+        raise ModelError(problems)
     with reading(plan) as root:
         network = UNet(Architecture.from_plan(root.section("configurations").section(configuration)))
     # Everything is read and compared before anything is written.
@@ -86,7 +97,7 @@ def import_nnunetv2(
         checkpoints.append((int(fold) if fold.isdecimal() else fold, checkpoint, content))
     return tuple(
         write_model(
-            destination / f"fold_{fold}",
+            destination / fold_name(fold),
             content.weights,
             plan=plan,
             configuration=configuration,
@@ -97,6 +108,47 @@ def import_nnunetv2(
             source={"program": "nnunetv2", "trainer": content.trainer},
         )
         for fold, checkpoint, content in checkpoints
+    )
+
+
+def configuration_of(model_folder: Path, plan: Plan) -> str:
+    """The configuration of a plan that a model folder is of, by the end of its name.
+
+    Args:
+        model_folder: by nnU-Net's custom ``TRAINER__PLANS__CONFIGURATION``.
+        plan: ours.
+
+    Raises:
+        ModelError: the plan has no configuration of this name.
+    """
+    name = model_folder.resolve().name.rpartition("__")[2]
+    if name not in plan.configurations:
+        raise ModelError(
+            Problem(
+                where=str(model_folder),
+                what="the plan has no configuration that the folder's name ends with",
+                got=name,
+                expected="one of " + ", ".join(plan.configurations),
+                fix="Name the configuration with -c.",
+            )
+        )
+    return name
+
+
+def _trained_here(folder: Path) -> Iterator[Problem]:
+    """What keeps a fold from being imported: the files of a training."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    # What an import leaves that was interrupted is no training.
+    if all(name.startswith(".") or name.endswith(".safetensors") for name in names):
+        return
+    with contextlib.suppress(ModelError):
+        if _object(_read(folder / MODEL_FILE), "source").get("program") == "nnunetv2":
+            return
+    yield Problem(
+        where=str(folder),
+        what="a training is here, which is not replaced by another model",
+        got=", ".join(sorted(names)[:3]),
+        fix="Import into another work folder, or remove this folder first.",
     )
 
 

@@ -14,18 +14,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnrules.errors import Problem, RunError
 from numpy.typing import NDArray
 
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.predict.export_rule import OutputRule
-from nnrules_runtime.predict.export_tiles import TiledPrediction, scratch_bytes, tile_shape
+from nnrules_runtime.predict.export_tiles import TiledPrediction
+from nnrules_runtime.predict.export_tiling import (
+    FIXED_BYTES,
+    grid_bytes,
+    scratch_bytes,
+    threads_within,
+    tile_shape,
+)
+from nnrules_runtime.predict.export_values import Box
 from nnrules_runtime.preprocess.geometry import CaseGeometry
 from nnrules_runtime.resampling import Resampler, axis_operator
 from nnrules_runtime.resampling.threads import thread_count
 from nnrules_runtime.values import Section
 
-__all__ = ["Exporter", "export_memory_bytes"]
+__all__ = ["Exporter", "crop_box", "export_memory_bytes"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,8 +48,6 @@ _STEPS = [
     ("transpose", "resample", "label", "uncrop"),
 ]
 _DEFAULT_MEMORY_BYTES = 1 << 30
-# Parts of the prediction while its labels or ranges are found, one a thread, some copies of 2**20 values each.
-_FIXED_BYTES = 1 << 24
 
 
 def export_memory_bytes(
@@ -66,12 +71,8 @@ def export_memory_bytes(
         axis_operator(before, after, order) for before, after in zip(network_shape, crop_shape, strict=True)
     ]
     tile = tile_shape(num_outputs, operators, 1 << 62)
-    grid = _grid_bytes(num_outputs, network_shape) if order < 3 else 0
-    return grid + num_threads * scratch_bytes(num_outputs, operators, tile) + _FIXED_BYTES
-
-
-def _grid_bytes(num_outputs: int, network_shape: Sequence[int]) -> int:
-    return int(np.prod(network_shape, dtype=np.int64)) * (1 if num_outputs <= 256 else 2)
+    grid = grid_bytes(num_outputs, network_shape) if order < 3 else 0
+    return grid + num_threads * scratch_bytes(num_outputs, operators, tile) + FIXED_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +171,7 @@ class Exporter:
         Raises:
             RunError: the memory is too small even for the smallest tiles, or the plan refuses the spacing.
         """
-        prediction = self._prepared(logits, geometry, where)
+        prediction = self.tiled(logits, geometry, where=where)
         threads, tile = self._tiling(prediction, memory_bytes, num_threads, where, with_grid=True)
         result = np.full(geometry.original_shape, self.outside_label, self.label_dtype)
         view = _crop_view(result, geometry)
@@ -202,9 +203,12 @@ class Exporter:
         Raises:
             RunError: as :meth:`segmentation`.
         """
-        prediction = self._prepared(logits, geometry, where)
+        prediction = self.tiled(logits, geometry, where=where)
         threads, tile = self._tiling(prediction, memory_bytes, num_threads, where, with_grid=False)
-        extent = geometry.original_shape if self.whole_image else _crop_in_original_axes(geometry)
+        extent = geometry.original_shape
+        if not self.whole_image:
+            first, second, third = (part.stop - part.start for part in crop_box(geometry))
+            extent = (first, second, third)
         result = np.zeros((len(prediction.values), *extent), self.probability_dtype)
         if self.whole_image:
             if self.rule.background is not None:
@@ -226,7 +230,10 @@ class Exporter:
         """
         return self.rule.labels(probabilities, activated=True, dtype=self.label_dtype)
 
-    def _prepared(self, logits: Prediction, geometry: CaseGeometry, where: str) -> TiledPrediction:
+    def tiled(
+        self, logits: Prediction, geometry: CaseGeometry, *, where: str = "prediction"
+    ) -> TiledPrediction:
+        """A prediction, to be read in tiles on the crop's grid; arguments and errors as for :meth:`segmentation`."""
         values = torch.as_tensor(logits)
         if tuple(values.shape[1:]) != geometry.network_shape or len(values) != len(self.rule.values):
             raise ValueError(
@@ -260,28 +267,17 @@ class Exporter:
         """Threads and tiles that stay within the memory."""
         outputs, operators = len(prediction.values), prediction.operators
         with_grid = with_grid and prediction.is_convex and not self.rule.regions
-        grid = _FIXED_BYTES + (_grid_bytes(outputs, prediction.values.shape[1:]) if with_grid else 0)
+        grid = FIXED_BYTES + (grid_bytes(outputs, prediction.values.shape[1:]) if with_grid else 0)
         threads = thread_count() if num_threads is None else num_threads
         tile = tile_shape(outputs, operators, (memory_bytes - grid) // threads)
         each = scratch_bytes(outputs, operators, tile)
-        threads = max(1, min(threads, (memory_bytes - grid) // each))
-        total = grid + threads * each
-        if total > memory_bytes:
-            raise RunError(
-                Problem(
-                    where=where,
-                    what="the export does not fit into the memory that it was given",
-                    got=f"{memory_bytes} bytes",
-                    expected=f"at least {total} bytes",
-                    fix="Allow more memory, or predict fewer cases at once.",
-                )
-            )
+        threads = threads_within(memory_bytes, grid, each, threads, where)
         _LOGGER.debug(
             "%s: export of %d outputs in tiles of %s takes at most %.0f MB beside the result",
             where,
             outputs,
             " x ".join(str(edge) for edge in tile),
-            total / 1e6,
+            (grid + threads * each) / 1e6,
         )
         return threads, tile
 
@@ -306,6 +302,9 @@ def _crop_view(whole: Array, geometry: CaseGeometry) -> Array:
     return view
 
 
-def _crop_in_original_axes(geometry: CaseGeometry) -> tuple[int, int, int]:
-    first, second, third = (geometry.crop_shape[axis] for axis in geometry.transpose_backward)
+def crop_box(geometry: CaseGeometry) -> Box:
+    """The crop in the order of axes of the file (z, y, x)."""
+    first, second, third = (
+        slice(geometry.crop_start[axis], geometry.crop_stop[axis]) for axis in geometry.transpose_backward
+    )
     return first, second, third

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.predict.export_rule import OutputRule
-from nnrules_runtime.predict.export_tiles import TiledPrediction, tile_shape
+from nnrules_runtime.predict.export_tiles import TiledPrediction
+from nnrules_runtime.predict.export_tiling import tile_shape
 from nnrules_runtime.resampling import Resampler
 from nnrules_runtime.resampling.threads import thread_count
 from nnrules_runtime.values import Section

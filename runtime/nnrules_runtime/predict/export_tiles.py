@@ -9,8 +9,7 @@ Shapes: K outputs, Z Y X voxels of the network's grid, a prime on the image's gr
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from nnrules_runtime.predict.export_rule import OutputRule, argmax_first
+from nnrules_runtime.predict.export_tiling import each_tile, tile_rows
 from nnrules_runtime.predict.export_values import (
     Box,
     largest_outputs,
@@ -28,15 +28,11 @@ from nnrules_runtime.predict.export_values import (
 )
 from nnrules_runtime.resampling.interpolate import apply_axis
 from nnrules_runtime.resampling.operators import AxisOperator, axis_operator
-from nnrules_runtime.resampling.threads import each
 
-__all__ = ["TiledPrediction", "scratch_bytes", "tile_shape"]
+__all__ = ["TiledPrediction"]
 
 Array = NDArray[Any]
 Triple = tuple[int, int, int]
-
-_LARGEST_TILE = (16, 16, 32)
-_SMALLEST_EDGE = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,12 +167,8 @@ class TiledPrediction:
 
     def tiles(self, tile: Triple) -> Iterator[list[Box]]:
         """The grid in tiles, a list for each row of tiles."""
-        edges = [
-            [slice(start, min(start + edge, size)) for start in range(0, size, edge)]
-            for size, edge in zip(self.shape, tile, strict=True)
-        ]
-        for depth, row in itertools.product(edges[0], edges[1]):
-            yield [(depth, row, column) for column in edges[2]]
+        first, second, third = (slice(0, size) for size in self.shape)
+        return tile_rows((first, second, third), tile)
 
     def write_labels(
         self, out: Array, rule: OutputRule, *, activated: bool, tile: Triple, threads: int
@@ -202,7 +194,7 @@ class TiledPrediction:
             def one(box: Box) -> None:
                 out[box] = lookup[self._argmax(box, winners)]
 
-        _each_tile(one, self.tiles(tile), threads)
+        each_tile(one, self.tiles(tile), threads)
 
     def write_values(self, out: Array, rule: OutputRule | None, *, tile: Triple, threads: int) -> None:
         """Values of the whole grid, activated by ``rule`` after interpolation where given.
@@ -219,7 +211,7 @@ class TiledPrediction:
             values = self.interpolate(self.read(source), box, source)
             out[(slice(None), *box)] = values if rule is None else rule.probabilities(values)
 
-        _each_tile(one, self.tiles(tile), threads)
+        each_tile(one, self.tiles(tile), threads)
 
     def _argmax(self, box: Box, winners: Array | None) -> Any:
         source = self.source(box)
@@ -254,35 +246,3 @@ class TiledPrediction:
             inside = self.interpolate(region, box, source, np.array([number]))[0] > cut
             result[inside] = value
         out[box] = result
-
-
-def _each_tile(action: Callable[[Box], None], rows: Iterator[list[Box]], threads: int) -> None:
-    def row(boxes: list[Box]) -> None:
-        for box in boxes:
-            action(box)
-
-    each(row, rows, threads)
-
-
-def scratch_bytes(num_outputs: int, operators: Sequence[AxisOperator], tile: Triple) -> int:
-    """Most bytes of scratch that one thread takes for a tile: the part read, and two stages of interpolation."""
-    read = product = 1
-    for operator, edge in zip(operators, tile, strict=True):
-        starts = range(0, operator.size_out, edge)
-        spans = (operator.span(at, min(at + edge, operator.size_out)) for at in starts)
-        widest = max(last - first for first, last in spans)
-        read *= widest
-        product *= max(min(edge, operator.size_out), widest)
-    # float32: as read, converted and activated; before and after a product; rounded. Labels are small beside them.
-    return 4 * num_outputs * (3 * read + 3 * product)
-
-
-def tile_shape(num_outputs: int, operators: Sequence[AxisOperator], limit: int) -> Triple:
-    """The largest tile whose scratch stays within ``limit`` bytes; the smallest one if none does."""
-    tile = list(_LARGEST_TILE)
-    while scratch_bytes(num_outputs, operators, (tile[0], tile[1], tile[2])) > limit:
-        longest = int(np.argmax(tile))
-        if tile[longest] <= _SMALLEST_EDGE:
-            break
-        tile[longest] //= 2
-    return tile[0], tile[1], tile[2]

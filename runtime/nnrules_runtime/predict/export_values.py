@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nnrules_runtime.predict.export_rule import OutputRule
 from nnrules_runtime.resampling.threads import each
 
-__all__ = ["Box", "largest_outputs", "rounded_to", "single_precision", "value_ranges"]
+__all__ = ["Box", "certain_outputs", "largest_outputs", "rounded_to", "single_precision", "value_ranges"]
 
 Array = NDArray[Any]
 Box = tuple[slice, slice, slice]
@@ -22,6 +22,10 @@ Box = tuple[slice, slice, slice]
 # torch starts threads for more elements than this; parts are worked on in threads of their own.
 _SERIAL_ELEMENTS = 1 << 15
 _PART_ELEMENTS = 1 << 20
+# An output is certain to be the largest if it is so by this much: far more than rounding to float16 (2**-11) takes.
+_CERTAIN_RATIO = 1.02
+_CERTAIN_DIFFERENCE = 0.02
+_ARITHMETIC_ERROR = 1e-5
 
 
 def single_precision(values: torch.Tensor, box: Box) -> Array:
@@ -69,6 +73,49 @@ def largest_outputs(values: torch.Tensor, threads: int) -> Array:
             # The numbers ascend, so that a maximum writes the newest.
             np.maximum(index, np.multiply(output > best, number, dtype=result.dtype), out=index)
             np.maximum(best, output, out=best)
+
+    each(some, range(0, flat.shape[1], _SERIAL_ELEMENTS), threads)
+    return result.reshape(tuple(values.shape[1:]))
+
+
+def certain_outputs(values: torch.Tensor, threads: int, *, are_probabilities: bool) -> Array:
+    """The index of the output that is the largest by far at each voxel.
+
+    By so far that it is still the largest, by more than rounding to half precision can hide, in every mean with
+    positive weights over voxels where it is: rounded to the type of ``values``, and after a softmax.
+
+    Args:
+        values: (K, Z, Y, X) contiguous; logits of a softmax, or probabilities.
+        threads: threads.
+        are_probabilities: which of both.
+
+    Returns:
+        (Z, Y, X) uint8, or uint16 for more than 255 outputs; the largest value of the type where none is certain.
+    """
+    flat = values.reshape(len(values), -1)
+    result = np.empty(flat.shape[1], np.uint8 if len(values) <= 255 else np.uint16)
+    uncertain = 255 if result.dtype == np.uint8 else 65535
+    # Values are rounded once or twice, each time by half of this at most.
+    relative = max(torch.finfo(values.dtype).eps, _ARITHMETIC_ERROR)
+
+    def some(start: int) -> None:
+        part = flat[:, start : start + _SERIAL_ELEMENTS]
+        best = part[0].float().numpy().copy()
+        second = np.full_like(best, -np.inf)
+        index = result[start : start + _SERIAL_ELEMENTS]
+        index[:] = 0
+        for number in range(1, len(part)):
+            output = part[number].float().numpy()
+            np.maximum(index, np.multiply(output > best, number, dtype=result.dtype), out=index)
+            np.maximum(second, np.minimum(best, output), out=second)
+            np.maximum(best, output, out=best)
+        with np.errstate(invalid="ignore"):  # infinite values are not certain
+            if are_probabilities:
+                certain = best >= _CERTAIN_RATIO * second
+            else:
+                margin = _CERTAIN_DIFFERENCE + relative * (np.abs(best) + np.abs(second))
+                certain = best - second >= margin
+        index[~certain] = uncertain
 
     each(some, range(0, flat.shape[1], _SERIAL_ELEMENTS), threads)
     return result.reshape(tuple(values.shape[1:]))

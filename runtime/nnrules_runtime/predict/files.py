@@ -4,83 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from nnrules.axes import canonical_axes
-from nnrules.errors import ImageError, NnrulesError, Problem
-from nnrules.image_io import Geometry, file_ending_of, write_image
+from nnrules.errors import NnrulesError, Problem
+from nnrules.image_io import Geometry, write_image
 from nnrules.memory import available_bytes
-from torch import Tensor
 
-from nnrules_runtime.files import atomic_file, make_folder
-from nnrules_runtime.predict.inputs import InputCase, problems_of, read_grid
-from nnrules_runtime.predict.memory import CaseMemory
+from nnrules_runtime.files import make_folder
+from nnrules_runtime.predict.case_predictor import CasePredictor
+from nnrules_runtime.predict.inputs import problems_of
+from nnrules_runtime.predict.jobs import Job
+from nnrules_runtime.predict.members import Part, Prepared
 from nnrules_runtime.predict.predictor import Predictor
-from nnrules_runtime.preprocess.geometry import CaseGeometry
+from nnrules_runtime.predict.probabilities import write_probabilities
 from nnrules_runtime.progress import track
 
-__all__ = ["Done", "Job", "Workload", "plan_jobs", "predict_jobs"]
+__all__ = ["Done", "predict_jobs"]
 
 _LOGGER = logging.getLogger(__name__)
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One case, and what its headers say about it.
-
-    Attributes:
-        case: its files.
-        output: where the segmentation goes.
-        probabilities: where probabilities go, or ``None``.
-        memory: what it takes.
-        num_passes: patches that the networks see, at most.
-    """
-
-    case: InputCase
-    output: Path
-    probabilities: Path | None
-    memory: CaseMemory
-    num_passes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What there is to do.
-
-    Attributes:
-        jobs: cases to predict.
-        kept: ids of cases whose results are there already.
-        problems: why other cases cannot be predicted.
-    """
-
-    jobs: tuple[Job, ...]
-    kept: tuple[str, ...]
-    problems: tuple[Problem, ...]
-
-    @property
-    def num_passes(self) -> int:
-        """Patches of all cases."""
-        return sum(job.num_passes for job in self.jobs)
-
-    def to_text(self) -> str:
-        """One line."""
-        kept = f", {len(self.kept)} are there already" if self.kept else ""
-        if not self.jobs:
-            return f"nothing to predict{kept}"
-        largest = max(self.jobs, key=lambda job: job.memory.peak)
-        return (
-            f"{len(self.jobs)} {'case' if len(self.jobs) == 1 else 'cases'} to predict{kept}; "
-            f"up to {self.num_passes} patches; "
-            f"up to {largest.memory.peak / 1e9:.2f} GB of memory a case ({largest.case.id})"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +35,7 @@ class Done:
         id: the case.
         output: its segmentation; ``None`` where it failed.
         probabilities: its probabilities, if asked for.
-        seconds: from its first byte to its last.
+        seconds: from its first byte to its last, with the cases that it was averaged with.
         problems: why it failed.
     """
 
@@ -102,53 +46,7 @@ class Done:
     problems: tuple[Problem, ...] = ()
 
 
-def plan_jobs(
-    predictor: Predictor,
-    cases: Sequence[InputCase],
-    output: Path,
-    *,
-    probabilities: bool = False,
-    keep: bool = False,
-) -> Workload:
-    """Read the headers of all cases and decide what is to be done.
-
-    Args:
-        predictor: what predicts.
-        cases: what there is.
-        output: a folder; or a file, for a single case.
-        probabilities: whether to write probabilities beside the segmentations, as ``CASE.npz``.
-        keep: whether cases whose results are there are left alone.
-
-    Raises:
-        RunError: the network needs more than an image.
-    """
-    predictor.check_single_stage()
-    available = available_bytes()
-    jobs: list[Job] = []
-    kept: list[str] = []
-    problems: list[Problem] = []
-    for case in cases:
-        target = output if len(cases) == 1 and file_ending_of(output) else output / f"{case.id}{case.ending}"
-        beside = target.with_name(_stem(target) + ".npz") if probabilities else None
-        if keep and target.is_file() and (beside is None or beside.is_file()):
-            kept.append(case.id)
-            continue
-        try:
-            _check_overwrites(case, target)
-            shape, spacing = predictor.reader.grid(read_grid(case, predictor.num_channels))
-        except ImageError as exc:
-            problems.extend(problems_of(case.id, exc))
-            continue
-        memory = predictor.memory(shape, spacing, probabilities=probabilities)
-        if available is not None and memory.peak > available:
-            problems.append(_too_large(case.id, shape, memory, available))
-            continue
-        passes = predictor.num_passes(shape, spacing)
-        jobs.append(Job(case=case, output=target, probabilities=beside, memory=memory, num_passes=passes))
-    return Workload(jobs=tuple(jobs), kept=tuple(kept), problems=tuple(problems))
-
-
-def predict_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Iterator[Done]:
+def predict_jobs(predictor: Predictor | CasePredictor, jobs: Sequence[Job]) -> Iterator[Done]:
     """Predict cases; each result is written whole or not at all.
 
     A case that fails for a reason that a user can put right is reported, and the next one follows.
@@ -160,19 +58,19 @@ def predict_jobs(predictor: Predictor, jobs: Sequence[Job]) -> Iterator[Done]:
     Yields:
         Each case when it is written, or has failed.
     """
-    for folder in {job.output.parent for job in jobs}:
+    for folder in {target.output.parent for job in jobs for target in job.targets}:
         make_folder(folder)
-    work = _Pipeline(predictor, overlap=_fit_together(jobs))
-    yield from track(work.run(jobs), total=len(jobs), title="prediction")
+    work = _Pipeline(CasePredictor.of(predictor), overlap=_fit_together(jobs))
+    for done in track(work.run(jobs), total=len(jobs), title="prediction"):
+        yield from done
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A case that waits for the network."""
+    """What waits for the network: the images of a job."""
 
-    image: npt.NDArray[np.float32]
-    geometry: CaseGeometry
-    in_file: Geometry
+    images: tuple[Prepared, ...]
+    in_files: tuple[Geometry, ...]
     started: float
 
 
@@ -184,14 +82,14 @@ class _Pipeline:
         overlap: whether memory is enough for a case at each stage.
     """
 
-    def __init__(self, predictor: Predictor, *, overlap: bool) -> None:
+    def __init__(self, predictor: CasePredictor, *, overlap: bool) -> None:
         self._predictor = predictor
         self._overlap = overlap
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Done, ...]]:
         with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
             coming: Future[_Read] | None = None
-            going: tuple[Job, Future[Done]] | None = None
+            going: tuple[Job, Future[tuple[Done, ...]]] | None = None
             try:
                 for number, job in enumerate(jobs):
                     current = coming or reader.submit(self._read, job)
@@ -200,7 +98,7 @@ class _Pipeline:
                         read = current.result()
                         if self._overlap and number + 1 < len(jobs):
                             coming = reader.submit(self._read, jobs[number + 1])
-                        logits = self._predictor.logits(read.image, where=job.case.id)
+                        parts = self._predict(job, read)
                     except Exception as exc:
                         failed = _failure(job, exc)
                         if self._overlap and coming is None and number + 1 < len(jobs):
@@ -210,11 +108,8 @@ class _Pipeline:
                     if going is not None:
                         yield _result(*going)
                     # The image is no longer needed: only what writing needs goes on.
-                    going = (
-                        job,
-                        writer.submit(self._write, job, logits, read.geometry, read.in_file, read.started),
-                    )
-                    del logits, read, current
+                    going = (job, writer.submit(self._write, job, parts, read.in_files, read.started))
+                    del parts, read, current
                     if not self._overlap:
                         yield _result(*going)
                         going = None
@@ -227,47 +122,57 @@ class _Pipeline:
 
     def _read(self, job: Job) -> _Read:
         started = time.perf_counter()
-        image, spacing, in_file = self._predictor.reader.image(job.case.paths)
-        prepared, geometry = self._predictor.prepare(image, spacing)
-        return _Read(prepared, geometry, in_file, started)
+        images, in_files = [], []
+        for target in job.targets:
+            image, spacing, in_file = self._predictor.reader.image(target.case.paths)
+            images.append(self._predictor.prepare(image, spacing))
+            in_files.append(in_file)
+        return _Read(tuple(images), tuple(in_files), started)
+
+    def _predict(self, job: Job, read: _Read) -> tuple[Part, ...]:
+        return tuple(
+            part
+            for target, image in zip(job.targets, read.images, strict=True)
+            for part in self._predictor.logits(image, where=target.case.id)
+        )
 
     def _write(
-        self, job: Job, logits: Tensor, geometry: CaseGeometry, in_file: Geometry, started: float
-    ) -> Done:
+        self, job: Job, parts: tuple[Part, ...], in_files: tuple[Geometry, ...], started: float
+    ) -> tuple[Done, ...]:
         predictor, reader = self._predictor, self._predictor.reader
-        target = replace(in_file, num_channels=1)
-        if job.probabilities is not None:
-            values = predictor.export_probabilities(logits, geometry, where=job.case.id)
-            arrays = {"probabilities": reader.as_in_file(values, in_file)}
-            if not predictor.exporter.whole_image:
-                arrays["box"] = _box_in_file(geometry, in_file, is_canonical=reader.is_canonical)
-            _write_arrays(job.probabilities, arrays)
-        labels = reader.as_in_file(predictor.export(logits, geometry, where=job.case.id), in_file)
+        targets = list(zip(job.targets, in_files, strict=True))
+        if any(target.probabilities is not None for target in job.targets):
+            values, box = predictor.export_probabilities(parts, where=job.id)
+            for target, in_file in targets:
+                if target.probabilities is not None:
+                    write_probabilities(target.probabilities, values, box, reader=reader, in_file=in_file)
+            del values
+        labels = predictor.export(parts, where=job.id)
         # The segmentation last: where it is, all is.
-        write_image(job.output, labels, target)
-        return Done(
-            id=job.case.id,
-            output=job.output,
-            probabilities=job.probabilities,
-            seconds=time.perf_counter() - started,
+        for target, in_file in targets:
+            write_image(target.output, reader.as_in_file(labels, in_file), replace(in_file, num_channels=1))
+        seconds = time.perf_counter() - started
+        return tuple(
+            Done(id=target.case.id, output=target.output, probabilities=target.probabilities, seconds=seconds)
+            for target in job.targets
         )
 
 
-def _result(job: Job, future: Future[Done]) -> Done:
+def _result(job: Job, future: Future[tuple[Done, ...]]) -> tuple[Done, ...]:
     try:
         return future.result()
     except Exception as exc:
         return _failure(job, exc)
 
 
-def _failure(job: Job, exc: Exception) -> Done:
+def _failure(job: Job, exc: Exception) -> tuple[Done, ...]:
     """What a user can put right, as a result; anything else is raised."""
     if isinstance(exc, NnrulesError):
-        problems = problems_of(job.case.id, exc)
+        problems = problems_of(job.id, exc)
     elif isinstance(exc, MemoryError):
         problems = [
             Problem(
-                where=job.case.id,
+                where=job.id,
                 what="not enough memory",
                 got=str(exc) or "an allocation failed",
                 expected=f"about {job.memory.peak:,} bytes",
@@ -277,16 +182,16 @@ def _failure(job: Job, exc: Exception) -> Done:
     elif isinstance(exc, OSError):
         problems = [
             Problem(
-                where=job.case.id,
+                where=job.id,
                 what="a file cannot be read or written",
                 got=f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc),
                 fix="Check permissions and free space.",
             )
         ]
     else:
-        exc.add_note(f"while predicting {job.case.id}")
+        exc.add_note(f"while predicting {job.id}")
         raise exc
-    return Done(id=job.case.id, problems=tuple(problems))
+    return (Done(id=job.id, problems=tuple(problems)),)
 
 
 def _fit_together(jobs: Sequence[Job]) -> bool:
@@ -300,54 +205,3 @@ def _fit_together(jobs: Sequence[Job]) -> bool:
         needed / 1e9, available / 1e9,
     )  # fmt: skip
     return False
-
-
-def _check_overwrites(case: InputCase, target: Path) -> None:
-    if target.exists() and any(target.samefile(path) for path in case.paths):
-        raise ImageError(
-            Problem(
-                where=str(target),
-                what="the segmentation would replace the image",
-                fix="Choose another output folder.",
-            )
-        )
-
-
-def _too_large(case_id: str, shape: Sequence[int], memory: CaseMemory, available: int) -> Problem:
-    return Problem(
-        where=case_id,
-        what="this case does not fit into memory",
-        got=f"{memory.peak:,} bytes for an image of {' x '.join(str(edge) for edge in shape)} voxels",
-        expected=f"at most {available:,} bytes, which are free",
-        fix="Close other programs or use a machine with more memory.",
-    )
-
-
-def _stem(path: Path) -> str:
-    return path.name[: -len(file_ending_of(path) or "")] or path.name
-
-
-def _box_in_file(geometry: CaseGeometry, in_file: Geometry, *, is_canonical: bool) -> npt.NDArray[np.int64]:
-    """First voxel and one past the last of the crop, ``(3, 2)``, in the file's axes z, y, x."""
-    back = geometry.transpose_backward
-    box = [(geometry.crop_start[axis], geometry.crop_stop[axis]) for axis in back]
-    if is_canonical and in_file.dimension == 3:
-        mapping = canonical_axes(in_file.direction_xyz)
-        turned = list(box)
-        for axis, (start, stop) in enumerate(box):
-            size = geometry.original_shape[axis]
-            flipped = (size - stop, size - start) if mapping.flips[axis] else (start, stop)
-            turned[mapping.order[axis]] = flipped
-        box = turned
-    return np.array(box, np.int64)
-
-
-def _write_arrays(path: Path, arrays: dict[str, Array]) -> None:
-    """A compressed ``.npz``; the fastest level, as probabilities are mostly 0 and 1."""
-    with (
-        atomic_file(path) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-    ):
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)

@@ -7,12 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+from nnrules.documents import read_json
 from nnrules.errors import ImageError, NnrulesError, Problem, UsageError
 from nnrules.image_io import SUPPORTED_ENDINGS, Geometry, file_ending_of, read_geometry
 
-__all__ = ["InputCase", "find_cases", "part_of", "read_grid"]
+__all__ = ["InputCase", "find_cases", "group_cases", "part_of", "problems_of", "read_grid"]
 
+_T = TypeVar("_T")
 _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
@@ -58,7 +61,7 @@ def find_cases(inputs: Sequence[Path]) -> tuple[list[InputCase], list[Problem]]:
     return [InputCase(id=numbered["case"] if numbered else stem, paths=tuple(inputs))], []
 
 
-def part_of(cases: Sequence[InputCase], part: str | None) -> list[InputCase]:
+def part_of(cases: Sequence[_T], part: str | None) -> list[_T]:
     """Every n-th case, beginning with the k-th, for ``"k/n"``; the parts 1/n to n/n make up the whole.
 
     Raises:
@@ -75,6 +78,58 @@ def part_of(cases: Sequence[InputCase], part: str | None) -> list[InputCase]:
             )
         )
     return list(cases[number - 1 :: count])
+
+
+def group_cases(cases: Sequence[InputCase], path: Path | None) -> list[tuple[InputCase, ...]]:
+    """Put cases together whose probabilities are averaged: images of one subject on one grid.
+
+    Args:
+        cases: all of them.
+        path: JSON, a list of lists of case ids: ``[["patient1_a", "patient1_b"], …]``; cases that it does not name
+            stay alone. ``None``: all do.
+
+    Returns:
+        The cases in the order of the first of each group.
+
+    Raises:
+        UsageError: the file is something else, or names a case that is not there or stands in two lists.
+    """
+    stated = [] if path is None else _stated_groups(path)
+    known = {case.id: case for case in cases}
+    problems: list[Problem] = []
+    group_of: dict[str, tuple[InputCase, ...]] = {}
+    for row, ids in enumerate(stated):
+        for column, case_id in enumerate(ids):
+            if case_id not in known or case_id in group_of or ids.index(case_id) != column:
+                what = "unknown case" if case_id not in known else "the case stands there twice"
+                where = f"{path}: [{row}][{column}]"
+                problems.append(
+                    Problem(
+                        where=where,
+                        what=what,
+                        got=case_id,
+                        fix="Name each case once, as its image is called.",
+                    )
+                )
+        group = tuple(known[case_id] for case_id in ids if case_id in known)
+        group_of |= dict.fromkeys(ids, group)
+    if problems:
+        raise UsageError(problems)
+    return list(dict.fromkeys(group_of.get(case.id, (case,)) for case in cases))
+
+
+def _stated_groups(path: Path) -> list[list[str]]:
+    document: Any = read_json(path, UsageError)
+    is_list = isinstance(document, list) and all(isinstance(ids, list) and ids for ids in document)
+    if is_list and all(isinstance(case_id, str) for ids in document for case_id in ids):
+        return list(document)
+    raise UsageError(
+        Problem(
+            where=str(path),
+            what="these are no groups of cases",
+            expected='lists of case ids that are averaged: [["patient1_a", "patient1_b"], …]',
+        )
+    )
 
 
 def read_grid(case: InputCase, num_channels: int) -> Geometry:

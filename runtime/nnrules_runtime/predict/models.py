@@ -13,7 +13,7 @@ from nnrules_runtime.network.identity import network_digest
 from nnrules_runtime.network.model import MODEL_FILE, PLAN_FILE, Checkpoint, Model, read_model, trained_folds
 from nnrules_runtime.workspace import fold_name
 
-__all__ = ["check_same", "find_models", "read_models"]
+__all__ = ["check_same", "find_first_stage", "find_models", "read_models"]
 
 
 def find_models(
@@ -32,7 +32,8 @@ def find_models(
     """
     if not path.is_dir():
         what = "this is no folder" if path.exists() else "there is no such folder"
-        raise ModelError(Problem(where=str(path), what=what, fix="Name a work folder or a folder of models."))
+        fix = "Name a work folder or a folder of models; open_predictor also opens bundles."
+        raise ModelError(Problem(where=str(path), what=what, fix=fix))
     if (path / MODEL_FILE).is_file():
         if folds is not None and [fold_name(fold) for fold in folds] != [path.name]:
             raise ModelError(
@@ -79,13 +80,38 @@ def read_models(
     problems: list[Problem] = []
     for folder in folders:
         try:
-            models.append(read_model(folder, checkpoint or _planned_checkpoint(folder, plan), plan=plan))
+            wanted = checkpoint or _planned_checkpoint(folder, plan)
+            _check_ended(folder, wanted)
+            models.append(read_model(folder, wanted, plan=plan))
         except ModelError as exc:
             problems.extend(exc.problems)
     if problems:
         raise ModelError(problems)
     check_same(models)
     return tuple(models)
+
+
+def find_first_stage(model: Model) -> list[Path]:
+    """The folders of a cascade's first stage, all of its folds, beside that of the second stage.
+
+    Args:
+        model: one of the second stage, in a folder.
+
+    Raises:
+        ModelError: the first stage is not there.
+    """
+    name = str(model.plan.configurations[model.configuration]["previous_stage"])
+    folder = model.folder.resolve().parent.parent / name
+    if folder.is_dir():
+        return find_models(folder)
+    raise ModelError(
+        Problem(
+            where=str(model.folder.parent),
+            what=f"this is the second stage of a cascade, and the first, {name}, is not beside it",
+            expected=str(folder),
+            fix="Copy the folders of both configurations, or make a bundle with `nnrules run bundle`.",
+        )
+    )
 
 
 def check_same(models: Sequence[Model]) -> None:
@@ -126,6 +152,22 @@ def _planned_checkpoint(folder: Path, plan: Plan | None) -> Checkpoint:
     return planned
 
 
+def _check_ended(folder: Path, checkpoint: Checkpoint) -> None:
+    """Name the weights that a training in progress has; whatever else is wrong is said when the model is read."""
+    document = read_json(folder / MODEL_FILE, ModelError)
+    weights = document.get("weights") if isinstance(document, dict) else None
+    if checkpoint == "final" and isinstance(weights, dict) and list(weights) == ["best"]:
+        raise ModelError(
+            Problem(
+                where=str(folder),
+                what="this training has not ended",
+                got="no final weights",
+                fix="Continue it with `nnrules run train`, choose other folds with --folds, or predict with its best "
+                "weights so far: --checkpoint best.",
+            )
+        )
+
+
 def _configuration_folder(path: Path, configuration: str | None) -> Path:
     """``models/CONFIGURATION`` of a work folder, or the folder itself if it is one."""
     work = path / "models"
@@ -138,7 +180,11 @@ def _configuration_folder(path: Path, configuration: str | None) -> Path:
         return work / configuration
     if configuration is None and len(found) == 1:
         return work / found[0]
-    fix = "Train one with `nnrules run train`." if not found else "Choose one with -c."
+    fix = (
+        "Choose with -c (in Python: configuration=), or let `nnrules run find-best` choose."
+        if found
+        else "Train one with `nnrules run train`."
+    )
     raise ModelError(
         Problem(
             where=str(work),

@@ -12,32 +12,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from nnrules.errors import Problem, RunError, UsageError
-from nnrules.memory import available_bytes
+from nnrules.errors import Problem, RunError
 from nnrules.plan import Plan
 from torch import Tensor, nn
 
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.network.fit import check_network_fits
 from nnrules_runtime.network.model import Checkpoint, Model
+from nnrules_runtime.predict.arrays import with_all_axes
 from nnrules_runtime.predict.export import Exporter, export_memory_bytes
-from nnrules_runtime.predict.memory import CaseMemory, estimate_memory
+from nnrules_runtime.predict.inference_profile import inference_profile
+from nnrules_runtime.predict.memory import EXPORT_BYTES, CaseMemory, estimate_memory, export_bytes
 from nnrules_runtime.predict.models import check_same, find_models, read_models
 from nnrules_runtime.predict.sliding import SlidingWindow
+from nnrules_runtime.predict.stage_input import StageLabels
 from nnrules_runtime.preprocess.case import Preprocessing
 from nnrules_runtime.preprocess.geometry import CaseGeometry
 from nnrules_runtime.preprocess.reading import CaseReader
 from nnrules_runtime.profile import Profile, choose_profile
-from nnrules_runtime.values import Section, reading
+from nnrules_runtime.values import reading
 
-__all__ = ["Predictor", "inference_profile"]
+__all__ = ["Predictor"]
 
 _LOGGER = logging.getLogger(__name__)
-_EXPORT_BYTES = 1 << 30
 # A training step is two patches, forward and backward, and backward is twice the work of forward.
 _PASSES_OF_A_STEP = 6
-# The spacing along z of an image without that axis, in units of its larger spacing: as of 2D files that are read.
-_THICK = 999.0
 Array = npt.NDArray[Any]
 ModelSource = Path | str | Model
 
@@ -50,7 +49,8 @@ class Predictor:
         predictor = Predictor("work/models/3d_fullres")
         labels = predictor.predict(image, spacing=(3.0, 0.8, 0.8))
 
-    Several networks, of several folds, are averaged as the plan says.
+    Several networks, of several folds, are averaged as the plan says. Ensembles of configurations, cascades,
+    postprocessing and bundles: :func:`nnrules_runtime.open_predictor`.
 
     Args:
         models: a work folder, the folder of a configuration or of a fold; or several folders of folds; or models
@@ -79,6 +79,7 @@ class Predictor:
         mirroring: bool = True,
     ) -> None:
         found = _models(models, configuration, folds, checkpoint)
+        self.models = found
         self._set_up(
             found[0].plan,
             found[0].configuration,
@@ -112,6 +113,7 @@ class Predictor:
             mirror_axes: axes to mirror; default: the plan's.
         """
         predictor = cls.__new__(cls)
+        predictor.models = ()
         predictor._set_up(
             plan, configuration, networks, device=device, profile=profile, mirror_axes=mirror_axes
         )
@@ -141,7 +143,9 @@ class Predictor:
             self._num_features = int(
                 (configuration.section("architecture").value("features_per_stage") or [0])[0]
             )
-            self._is_second_stage = "previous_stage" in configuration
+            self.previous_stage: str | None = (
+                configuration.value("previous_stage") if "previous_stage" in configuration else None
+            )
         self.networks = [self.sliding.prepared(network) for network in networks]
 
     def predict(self, image: Array, spacing: Sequence[float], *, where: str = "image") -> Array:
@@ -160,7 +164,7 @@ class Predictor:
             ImageError: another number of channels than the networks take, or values that are not finite.
             RunError: the prediction is not finite, or memory does not suffice.
         """
-        array, millimetres = _with_all_axes(image, spacing)
+        array, millimetres = with_all_axes(image, spacing)
         labels = self.export(*self._predicted(array, millimetres, where), where=where)
         return labels.reshape(image.shape[-2:] if image.ndim == 2 else labels.shape)
 
@@ -171,42 +175,57 @@ class Predictor:
             ``(K, Z, Y, X)``, or ``(K, Y, X)`` of a 2D image, in the plan's type. Where the plan keeps the cropped
             region only (``inference.files.probability_extent``), the shape is that of the crop.
         """
-        array, millimetres = _with_all_axes(image, spacing)
+        array, millimetres = with_all_axes(image, spacing)
         found = self.export_probabilities(*self._predicted(array, millimetres, where), where=where)
         return found[:, 0] if image.ndim == 2 else found
 
     def predict_prepared(
-        self, image: npt.NDArray[np.float32] | Tensor, geometry: CaseGeometry, *, where: str = "image"
+        self,
+        image: npt.NDArray[np.float32] | Tensor,
+        geometry: CaseGeometry,
+        *,
+        previous: Array | None = None,
+        where: str = "image",
     ) -> Array:
         """Labels, on the original grid, of an image that has been preprocessed.
 
         Args:
-            image: ``(C, Z, Y, X)`` on the network's grid, with whatever channels the network takes.
+            image: ``(C, Z, Y, X)`` on the network's grid.
             geometry: of its preprocessing.
+            previous: as for :meth:`logits`.
             where: how the image is called in errors.
         """
-        return self.export(self.logits(image, where=where), geometry, where=where)
+        return self.export(self.logits(image, previous=previous, where=where), geometry, where=where)
 
-    def logits(self, image: npt.NDArray[np.float32] | Tensor, *, where: str = "image") -> Tensor:
+    def logits(
+        self,
+        image: npt.NDArray[np.float32] | Tensor,
+        *,
+        previous: Array | None = None,
+        where: str = "image",
+    ) -> Tensor:
         """What the plan averages over folds (logits or probabilities) of a preprocessed image, on the host.
 
         Args:
             image: ``(C, Z, Y, X)`` on the network's grid.
+            previous: of a second stage: the first stage's segmentation ``(Z, Y, X)`` on the same grid, which the
+                network sees as one channel a foreground label.
             where: how the image is called in errors.
 
         Returns:
             ``(K, Z, Y, X)``.
         """
-        values = self.sliding(self.networks, image, where=where).cpu()
+        stage = None if previous is None else StageLabels.of(previous, self.labels.foreground_labels)
+        values = self.sliding(self.networks, image, stage, where=where).cpu()
         return values.float() if values.dtype == torch.float64 else values
 
     def export(self, logits: Tensor, geometry: CaseGeometry, *, where: str = "image") -> Array:
         """Labels on the original grid from :meth:`logits`."""
-        return self.exporter.segmentation(logits, geometry, memory_bytes=_export_bytes(), where=where)
+        return self.exporter.segmentation(logits, geometry, memory_bytes=export_bytes(), where=where)
 
     def export_probabilities(self, logits: Tensor, geometry: CaseGeometry, *, where: str = "image") -> Array:
         """Probabilities ``(K, Z, Y, X)`` on the original grid from :meth:`logits`."""
-        return self.exporter.probabilities(logits, geometry, memory_bytes=_export_bytes(), where=where)
+        return self.exporter.probabilities(logits, geometry, memory_bytes=export_bytes(), where=where)
 
     def prepare(self, image: Array, spacing: Sequence[float]) -> tuple[npt.NDArray[np.float32], CaseGeometry]:
         """Preprocess an image ``(C, Z, Y, X)``; errors as for :meth:`predict`."""
@@ -243,12 +262,13 @@ class Predictor:
         Raises:
             RunError: it is one.
         """
-        if self._is_second_stage:
+        if self.previous_stage is not None:
             raise RunError(
                 Problem(
                     where=f"plan: configurations.{self.configuration}",
                     what="this network takes the segmentation of a previous stage, not only an image",
-                    fix="Predict with another configuration; whole cascades are not predicted yet.",
+                    got=self.previous_stage,
+                    fix="Use `nnrules run predict -c`, or open_predictor, which predict with both stages.",
                 )
             )
 
@@ -295,7 +315,7 @@ class Predictor:
             network_shape=grid,
             sum_bytes=self.sliding.sum_bytes(grid, len(self.networks)),
             feature_values=prod(self.sliding.window.size) * self._num_features * self.sliding.batch_size,
-            export_bytes=min(_EXPORT_BYTES, exporting),
+            export_bytes=min(EXPORT_BYTES, exporting),
             result_bytes_a_voxel=written,
             on_device=self.profile.device_type != "cpu",
         )
@@ -304,22 +324,6 @@ class Predictor:
         self.check_single_stage()
         prepared, geometry = self.prepare(image, spacing)
         return self.logits(prepared, where=where), geometry
-
-
-def inference_profile(root: Section, **given: Any) -> Profile:
-    """The profile for prediction with a plan: without worker processes, in the plan's precision on CUDA.
-
-    Args:
-        root: the plan.
-        given: see :func:`nnrules_runtime.profile.choose_profile`; ``None`` values are chosen.
-    """
-    training = root.section("training")
-    mixed = training.section("mixed_precision")
-    # Without knowing of many patches it is not compiled: see Predictor.compile_if_it_pays.
-    given = {"num_workers": 0, "num_steps": 0, **given}
-    if mixed.value("in_inference") is False and given.get("precision") is None:
-        return choose_profile(None, **given)
-    return choose_profile(training, **given)
 
 
 def _models(
@@ -340,36 +344,3 @@ def _models(
             models.extend(read_models(folders, checkpoint))
     check_same(models)
     return tuple(models)
-
-
-def _with_all_axes(image: Array, spacing: Sequence[float]) -> tuple[Array, tuple[float, float, float]]:
-    """``(C, Z, Y, X)`` and three spacings."""
-    if image.ndim not in (2, 3, 4):
-        raise UsageError(
-            Problem(
-                where="image",
-                what="wrong number of axes",
-                got=f"shape {image.shape}",
-                expected="(channel, z, y, x), (z, y, x) or (y, x)",
-            )
-        )
-    millimetres = [float(edge) for edge in spacing]
-    if len(millimetres) == 2 and (image.ndim == 2 or image.shape[-3] == 1):
-        millimetres.insert(0, _THICK * max(millimetres))
-    if len(millimetres) != 3 or not all(np.isfinite(edge) and edge > 0 for edge in millimetres):
-        raise UsageError(
-            Problem(
-                where="image",
-                what="wrong spacing",
-                got=str(tuple(spacing)),
-                expected="a positive number of mm for each of z, y, x (or y, x of a 2D image)",
-            )
-        )
-    array = image if image.ndim == 4 else image[None] if image.ndim == 3 else image[None, None]
-    return array, (millimetres[0], millimetres[1], millimetres[2])
-
-
-def _export_bytes() -> int:
-    """Memory that exporting may take: a quarter of what is free, within limits."""
-    free = available_bytes()
-    return _EXPORT_BYTES if free is None else min(_EXPORT_BYTES, max(free // 4, 1 << 26))

@@ -18,6 +18,7 @@ from nnrules.errors import Problem, RunError
 from torch import Tensor, nn
 
 from nnrules_runtime.predict.batching import BatchSizer, Unit
+from nnrules_runtime.predict.stage_input import StageLabels
 from nnrules_runtime.predict.window import Importance, Tiles, Triple, Weights, Window
 from nnrules_runtime.profile import Profile
 from nnrules_runtime.values import Section
@@ -173,6 +174,7 @@ class SlidingWindow:
         self,
         networks: Sequence[nn.Module],
         image: npt.NDArray[np.float32] | Tensor,
+        previous: StageLabels | None = None,
         *,
         where: str = "image",
     ) -> Tensor:
@@ -181,6 +183,8 @@ class SlidingWindow:
         Args:
             networks: one a fold, as :meth:`prepared` gives them.
             image: ``(C, Z, Y, X)`` float32, preprocessed.
+            previous: of the second stage of a cascade: the first stage's segmentation on the same grid, whose
+                channels follow those of the image.
             where: the case, for errors.
 
         Returns:
@@ -196,9 +200,10 @@ class SlidingWindow:
         if not padding.is_empty:
             edges = zip(padding.before[::-1], padding.after[::-1], strict=True)
             image = nn.functional.pad(image, tuple(itertools.chain(*edges)), value=self.window.padding_value)
+            previous = None if previous is None else previous.padded(padding)
         tiles = self.window.tiles(image.shape[1:])
         weights = Weights(self.importance, tiles)
-        run = _Run(self, image, tiles, weights, where)
+        run = _Run(self, image, previous, tiles=tiles, weights=weights, where=where)
         if self.averaging.is_linear_after_windows or len(networks) == 1:
             result = run.sum(networks)
             if self.averaging.folds and not (self.averaging.windows or self.averaging.copies):
@@ -231,10 +236,18 @@ class _Run:
     """One image under one set of weights."""
 
     def __init__(
-        self, sliding: SlidingWindow, image: Tensor, tiles: Tiles, weights: Weights, where: str
+        self,
+        sliding: SlidingWindow,
+        image: Tensor,
+        previous: StageLabels | None,
+        *,
+        tiles: Tiles,
+        weights: Weights,
+        where: str,
     ) -> None:
         self._of = sliding
         self._image = image
+        self._previous = previous
         self._tiles = tiles
         self._weights = weights
         self._where = where
@@ -260,6 +273,7 @@ class _Run:
                     if sums is None:  # now that the memory of the network is known
                         place = sizer.place_of_sums(shape, self._dtype, self._image, self._where)
                         self._image = self._image.to(place)
+                        self._previous = None if self._previous is None else self._previous.to(place)
                         sums = torch.zeros(shape, dtype=self._dtype, device=place)
                     self._add(sums, index, values, 1 / len(networks))
         assert sums is not None
@@ -287,8 +301,10 @@ class _Run:
         """The patches of a batch on the device, in the layout of the network."""
         patches = []
         for unit in batch:
-            patch = self._image[(slice(None), *self._tiles.box(unit.index))]
-            patch = patch.to(self._device, non_blocking=True)
+            box = self._tiles.box(unit.index)
+            patch = self._image[(slice(None), *box)].to(self._device, non_blocking=True)
+            if self._previous is not None:
+                patch = torch.cat([patch, self._previous.channels(box, self._device)])
             patch = patch[:, 0] if self._of.window.dim == 2 else patch
             patches.append(patch.flip(unit.flip) if unit.flip else patch)
         inputs = torch.stack(patches)

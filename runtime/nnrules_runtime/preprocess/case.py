@@ -133,6 +133,7 @@ class Preprocessing:
         spacing: Sequence[float],
         *,
         keep_mask: bool = False,
+        locate: bool = True,
     ) -> PreparedCase:
         """Preprocess one case.
 
@@ -141,6 +142,7 @@ class Preprocessing:
             label: ``(Z, Y, X)`` of any integer type, or ``None`` for a new image; unchanged.
             spacing: mm (z, y, x).
             keep_mask: without a label, whether to return a label map of 0 and the outside label, resampled.
+            locate: with a label, whether to look for the voxels of its classes, which only training needs.
 
         Returns:
             Its arrays, in transposed axes.
@@ -172,11 +174,12 @@ class Preprocessing:
             network_shape=grid_shape,
             network_spacing=grid_spacing,
         )
+        located = work.label if label is not None and locate else None
         return PreparedCase(
             image=np.ascontiguousarray(work.owned()),
             label=work.label,
             geometry=geometry,
-            locations={} if label is None or work.label is None else self.locations.locate(work.label),
+            locations={} if located is None else self.locations.locate(located),
             original_classes=self.locations.classes_of(work.original_values),
         )
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnrules.dataset import Case, Dataset
+from nnrules.dataset import Case, Dataset, unlabelled_cases
 from nnrules.errors import Problem, RunError
 from nnrules.memory import available_bytes
 from nnrules.plan import Plan
@@ -26,7 +26,7 @@ from nnrules_runtime.preprocess.store import CaseStore, stored_key
 from nnrules_runtime.preprocess.store_lock import locked
 from nnrules_runtime.preprocess.store_write import write_index
 from nnrules_runtime.preprocess.worker import CaseTask, Done, Target, case_key, files_digest, prepare
-from nnrules_runtime.preprocess.worker_start import start_server
+from nnrules_runtime.preprocess.worker_start import WORKER_MODULES, start_server
 from nnrules_runtime.progress import track
 from nnrules_runtime.values import reading
 from nnrules_runtime.workspace import Workspace
@@ -36,9 +36,9 @@ __all__ = ["Summary", "open_store", "preprocess_configurations", "preprocess_dat
 _LOGGER = logging.getLogger(__name__)
 
 _MEMORY_SHARE = 0.8  # of what is available
-_WORKER_MODULES = ("nnrules_runtime.preprocess.worker", "SimpleITK", "blosc2", "scipy.ndimage")
 # Starting processes takes a second: as long as 20 MB of small compressed images.
 _SMALL_BYTES = 4 * 2**20
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +132,7 @@ def preprocess_configurations(
     """
     started = time.monotonic()
     check_plan_fits(plan, dataset, configurations)
+    _say_left_out(dataset)
     with reading(plan) as root:
         reader = CaseReader.from_plan(root)
         recipes = {name: Preprocessing.from_plan(root, name) for name in configurations}
@@ -188,7 +189,7 @@ class _Run:
         threads = max(1, num_cores if self._wanted_workers is None else self._wanted_workers)
         is_small = self._wanted_workers is None and _total_bytes(self._cases) < _SMALL_BYTES
         if self._wanted_workers != 0 and not is_small and self._looks_new():
-            start_server(_WORKER_MODULES)  # it is ready when the files have been looked at
+            start_server(WORKER_MODULES)  # it is ready when the files have been looked at
         # Hashing and SimpleITK's headers leave Python's lock, and what is hashed is in the page cache afterwards.
         with ThreadPoolExecutor(threads) as executor:
             looked = list(executor.map(self._look, self._cases))
@@ -236,7 +237,7 @@ class _Run:
         ordered = sorted(jobs, key=lambda job: -job.num_bytes)
         results: Iterator[tuple[Job[CaseTask], Done | Failure]]
         if num_workers:
-            start_server(_WORKER_MODULES)
+            start_server(WORKER_MODULES)
             results = run_in_processes(prepare, ordered, num_workers=num_workers, limit_bytes=limit)
         else:
             results = ((job, attempt(prepare, job)) for job in ordered)
@@ -284,6 +285,19 @@ def _fitting(threads: int, jobs: Sequence[Job[CaseTask]], limit: int | None, *, 
         middling = sorted(job.num_bytes for job in jobs)[len(jobs) // 2]
         number = min(number, max(1, limit // max(1, middling)))
     return number
+
+
+def _say_left_out(dataset: Dataset) -> None:
+    """Images without a label map are no training cases: say so, lest nobody notices."""
+    if left_out := unlabelled_cases(dataset):
+        more = len(left_out) - _SHOWN
+        _LOGGER.warning(
+            "%d of %d images have no label map and are left out: %s%s",
+            len(left_out),
+            len(left_out) + len(dataset.cases),
+            ", ".join(left_out[:_SHOWN]),
+            f" and {more} more" if more > 0 else "",
+        )
 
 
 def _num_cores() -> int:

@@ -44,13 +44,24 @@ class StoredArray:
         header: of ``case.json``: ``bytes``; ``crc32``, a number a chunk; ``frame``, the end of the file's header, the
             start of its trailer, and the checksum of both.
         case_id: for messages.
+        remedy: what makes the file anew, for messages.
     """
 
-    __slots__ = ("_case_id", "_checksums", "_frame", "_is_framed", "_num_bytes", "_verified", "path")
+    __slots__ = (
+        "_case_id",
+        "_checksums",
+        "_frame",
+        "_is_framed",
+        "_num_bytes",
+        "_remedy",
+        "_verified",
+        "path",
+    )
 
-    def __init__(self, path: Path, header: Mapping[str, Any], case_id: str) -> None:
+    def __init__(self, path: Path, header: Mapping[str, Any], case_id: str, remedy: str = REMEDY) -> None:
         self.path = path
         self._case_id = case_id
+        self._remedy = remedy
         self._num_bytes: int = header["bytes"]
         self._checksums: Sequence[int] = header["crc32"]
         self._frame: Sequence[int] = header["frame"]
@@ -107,6 +118,6 @@ class StoredArray:
                 got=got,
                 expected=expected,
                 # Preprocessing looks at sizes alone: it would take a damaged file of the right size for whole.
-                fix=f"Remove {self.path.parent} first. {REMEDY}",
+                fix=f"Remove {self.path.parent} first. {self._remedy}",
             )
         )

@@ -24,12 +24,14 @@ from nnrules_runtime.preprocess.store import (
 )
 from nnrules_runtime.preprocess.store_arrays import frame_checksum, open_array
 
-__all__ = ["write_case", "write_index"]
+__all__ = ["array_layout", "write_array", "write_case", "write_index"]
 
 _CHUNK_EDGE = 64
 _CHUNK_EDGE_2D = 512
 _BLOCK_EDGE = 32
 _BLOCK_EDGE_2D = 64
+# Larger arrays are compressed into their file, so that no second copy of them is in memory.
+_IN_MEMORY_BYTES = 128 * 2**20
 _LOCATIONS_CHUNK = 2**16
 _LOCATIONS_BLOCK = 2**12
 
@@ -67,11 +69,11 @@ def write_case(
     assert prepared.label is not None, "only cases with a label map are stored"
     image = _narrowed(prepared.image, image_dtype, case_id, "image", "float32")
     label = _narrowed(prepared.label, label_dtype, case_id, "label", "int16")
-    chunks, blocks = _layout(label.shape, patch_is_2d)
+    chunks, blocks = array_layout(label.shape, patch_is_2d)
     with atomic_folder(store / case_folder_name(case_id)) as folder:
         files = {
-            "image": _write(folder / "image.b2nd", image, (1, *chunks), (1, *blocks)),
-            "label": _write(folder / "label.b2nd", label, chunks, blocks),
+            "image": write_array(folder / "image.b2nd", image, (1, *chunks), (1, *blocks)),
+            "label": write_array(folder / "label.b2nd", label, chunks, blocks),
             "locations": _write_locations(folder / "locations.b2nd", prepared.locations, label.shape),
         }
         header = {
@@ -129,8 +131,8 @@ def _narrowed(array: npt.NDArray[Any], dtype: str, case_id: str, name: str, wide
     return array.astype(wanted)
 
 
-def _layout(shape: Sequence[int], patch_is_2d: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Chunks, the unit of checksums, and blocks, the unit of decompression.
+def array_layout(shape: Sequence[int], patch_is_2d: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks, the unit of checksums, and blocks, the unit of decompression, of an array ``(Z, Y, X)``.
 
     Blocks of 128 kB fit the second-level cache; a patch touches few voxels beyond its border.
     """
@@ -142,9 +144,23 @@ def _layout(shape: Sequence[int], patch_is_2d: bool) -> tuple[tuple[int, ...], t
     return chunks, tuple(min(edge, size) for edge, size in zip(block, chunks, strict=True))
 
 
-def _write(
+def write_array(
     path: Path, array: npt.NDArray[Any], chunks: Sequence[int], blocks: Sequence[int]
 ) -> Mapping[str, Any]:
+    """Write an array file.
+
+    Args:
+        path: the file.
+        array: not empty.
+        chunks: shape of a chunk.
+        blocks: shape of a block.
+
+    Returns:
+        What :class:`~nnrules_runtime.preprocess.store_arrays.StoredArray` must know to read it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     import blosc2  # type: ignore[import-untyped]  # noqa: PLC0415 - takes 0.2 s; workers have it already
 
     # Zstandard 1 with byte shuffle: on normalised CT as small as level 5 and as fast to read; LZ4 reads twice as
@@ -157,15 +173,14 @@ def _write(
         typesize=array.dtype.itemsize,
         nthreads=1,
     )
+    layout = {"chunks": chunks, "blocks": blocks, "cparams": cparams}
+    contiguous = np.ascontiguousarray(array)
     try:
-        blosc2.asarray(
-            np.ascontiguousarray(array),
-            urlpath=str(path),
-            mode="w",
-            chunks=chunks,
-            blocks=blocks,
-            cparams=cparams,
-        )
+        if array.nbytes <= _IN_MEMORY_BYTES:
+            # The same bytes: appending chunk by chunk to a file takes Blosc2 as long as all compression.
+            path.write_bytes(blosc2.asarray(contiguous, **layout).to_cframe())
+        else:
+            blosc2.asarray(contiguous, urlpath=str(path), mode="w", **layout)
         written = open_array(path)
         checksums = [zlib.crc32(written.schunk.get_chunk(index)) for index in range(written.schunk.nchunks)]
         # Frame format of C-Blosc2: the length of the header is a big-endian number at byte 11; the chunks follow.
@@ -194,4 +209,4 @@ def _write_locations(
     if not joined.size:  # Blosc2 cannot map an empty array
         joined = np.zeros(1, dtype)
     chunk = min(_LOCATIONS_CHUNK, joined.size)
-    return _write(path, joined, (chunk,), (min(_LOCATIONS_BLOCK, chunk),))
+    return write_array(path, joined, (chunk,), (min(_LOCATIONS_BLOCK, chunk),))

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 
-__all__ = ["start_server", "start_worker", "worker_context"]
+__all__ = ["WORKER_MODULES", "start_server", "start_worker", "worker_context"]
+
+WORKER_MODULES = ("nnrules_runtime.preprocess.worker", "SimpleITK", "blosc2", "scipy.ndimage")
+"""What the server of preprocessing imports."""
 
 _SINGLE_THREADED = dict.fromkeys(
     (

@@ -83,10 +83,18 @@ class Checkpoint:
     seconds_per_iteration: float | None = None
 
 
-def training_fields(plan: Plan, configuration: str, fold: int | str) -> dict[str, Any]:
-    """What the training of a fold reads of a plan: path → value.
+def training_fields(
+    plan: Plan, configuration: str, fold: int | str, split: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What the training of a fold reads of a plan, and which cases it has: path → value.
 
     Inference, evaluation, postprocessing and other configurations may change without another training.
+
+    Args:
+        plan: the plan.
+        configuration: its configuration.
+        fold: the fold.
+        split: which cases these are, see :meth:`~nnrules_runtime.train.folds.Fold.fields`; without, the plan alone.
     """
     document = plan.document
     chosen = {
@@ -118,7 +126,7 @@ def training_fields(plan: Plan, configuration: str, fold: int | str) -> dict[str
         "preprocessing": document["preprocessing"],
         "training": document["training"],
     }
-    return dict(leaves(parts))
+    return {**dict(leaves(parts)), **(split or {})}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -216,7 +224,10 @@ def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], path:
     problems = list(_differences(before, json.loads(json.dumps(now)), path))
     if not problems:
         return
-    last = Problem(where=str(path), what="this is of another plan", fix=_START_AGAIN)
+    what = "this is of another plan"
+    if all(problem.where.startswith(f"{path}: split.") for problem in problems):
+        what = "this was trained with other cases than the fold has now"
+    last = Problem(where=str(path), what=what, fix=_START_AGAIN)
     if (more := len(problems) - _MOST_SHOWN) > 0:
         last = dataclasses.replace(last, got=f"{more} more differences")
     raise ModelError([*problems[:_MOST_SHOWN], last])

@@ -18,10 +18,12 @@ from nnrules_runtime.preprocess.store import CaseStore
 from nnrules_runtime.profile import Profile
 from nnrules_runtime.train.batches import PreviousStage
 from nnrules_runtime.train.checkpoint import CHECKPOINT_FILE, training_fields
+from nnrules_runtime.train.division import Division
 from nnrules_runtime.train.folds import Fold
 from nnrules_runtime.train.lock import locked
 from nnrules_runtime.train.metrics import METRICS_FILE
 from nnrules_runtime.train.model_files import epochs_behind, is_finished, remove_model
+from nnrules_runtime.train.presence import class_presence, warn_of_missing_classes
 from nnrules_runtime.train.progress_picture import PICTURE_FILE
 from nnrules_runtime.train.recipe import Recipe
 from nnrules_runtime.train.session import EVENTS_FOLDER, Session
@@ -46,6 +48,7 @@ class Job:
         store: its preprocessed cases.
         workspace: where the model is written.
         profile: how to execute.
+        division: how the cases are divided; default: as the plan says.
         max_seconds: wall-clock limit of this session, at which it stops so that it can continue.
         budget_seconds: time in which the whole schedule is to finish; see :mod:`nnrules_runtime.train.budget`.
         weights: weights of another training to begin with.
@@ -62,6 +65,7 @@ class Job:
     store: CaseStore
     workspace: Workspace
     profile: Profile
+    division: Division | None = None
     max_seconds: float | None = None
     budget_seconds: float | None = None
     weights: Path | None = None
@@ -82,7 +86,8 @@ def run_job(job: Job) -> Outcome:
     Raises:
         PlanError: the plan has values that the runtime does not know.
         StoreError: cases were not preprocessed, or for another plan, or are damaged.
-        ModelError: the checkpoint is damaged or of another plan, or the weights to begin with do not fit.
+        ModelError: the checkpoint is damaged or of another plan or other cases, or the weights to begin with do not
+            fit.
         RunError: another process trains here, losses are not finite, or the disk is full.
         UsageError: no such configuration; TensorBoard is wanted and not installed.
     """
@@ -90,27 +95,26 @@ def run_job(job: Job) -> Outcome:
     _check_previous_stage(job)
     recipe = Recipe.from_plan(job.plan, job.configuration)
     fold = fold_of(job, recipe)
-    job.store.check(recipe.preprocessing.digest, sorted({*fold.train, *fold.validation}))
+    case_ids = sorted({*fold.train, *fold.validation})
+    job.store.check(recipe.preprocessing.digest, case_ids)
     make_folder(job.folder)
     with locked(job.folder):
         _remove_leftovers(job.folder)
+        fields = training_fields(job.plan, job.configuration, job.fold, fold.fields())
         if job.restart:
             _remove_training(job.folder)
-        elif is_finished(job.folder, training_fields(job.plan, job.configuration, job.fold)):
+        elif is_finished(job.folder, fields):
             _LOGGER.info("%s: finished before; --restart begins anew", job.folder)
             return Outcome(finished=True, reason=None, epoch=epochs_behind(job.folder))
+        _say_about(job, fold)
+        warn_of_missing_classes(fold, class_presence(job.store, case_ids), recipe.labels)
         return Session(job, recipe, fold).run()
 
 
 def fold_of(job: Job, recipe: Recipe) -> Fold:
     """The training and validation cases of a job."""
-    cases = job.dataset.cases
-    return recipe.folds.fold(
-        job.fold,
-        [case.id for case in cases],
-        {case.id: case.group for case in cases},
-        configuration=job.configuration,
-    )
+    division = job.division or Division.of(recipe.folds, job.dataset, store=job.store)
+    return division.fold(job.fold, configuration=job.configuration)
 
 
 def check_configuration(plan: Plan, configuration: str) -> None:
@@ -140,6 +144,16 @@ def _check_previous_stage(job: Job) -> None:
                 fix=f"Train all folds of {previous} first.",
             )
         )
+
+
+def _say_about(job: Job, fold: Fold) -> None:
+    """What is special about a fold."""
+    if fold.is_random:
+        _LOGGER.info(
+            "fold %s is beyond the folds of the split: its cases are drawn at random by its number", fold.name
+        )
+    if job.division is not None and job.division.source is not None and fold.held_out and not fold.is_random:
+        _LOGGER.info("fold %s is that of %s", fold.name, job.division.source)
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -1,27 +1,19 @@
-"""One process a training: a lock on its folder that names its holder."""
+"""One process a training."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from nnrules.errors import Problem, RunError
+from nnrules_runtime.lock import locked as hold
 
 __all__ = ["LOCK_FILE", "locked"]
 
 LOCK_FILE = "training.lock"
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process.
-
-    The system releases the lock when the process ends, however it ends: a file left behind locks nobody out.
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a fold for this process, while it trains, validates or predicts for a next stage.
 
     Args:
         folder: an existing folder.
@@ -29,46 +21,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process holds it, or the folder is not writable.
     """
-    try:
-        import fcntl  # noqa: PLC0415
-    except ImportError:  # Windows: without a lock that the system releases, a stale one would do more harm
-        yield
-        return
-    path = folder / LOCK_FILE
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as exc:
-        raise RunError(
-            Problem(where=str(path), what="this cannot be written", got=exc.strerror or str(exc))
-        ) from None
-    try:
-        try:
-            # A lock of the process: not inherited by workers, who may outlive it for a moment.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                Problem(
-                    where=str(folder),
-                    what="another process is training here",
-                    got=_holder(os.read(handle, 1000).decode(errors="replace")),
-                    fix="Wait for it, end it by a file named STOP in the folder, or choose another fold or --work.",
-                )
-            ) from None
-        since = datetime.now(tz=UTC).isoformat(timespec="seconds")
-        name = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-        with suppress(OSError):  # the lock holds without the name, which a full disk has no room for
-            os.ftruncate(handle, 0)
-            os.write(handle, name.encode())
-        yield
-        with suppress(OSError):
-            os.ftruncate(handle, 0)
-    finally:
-        os.close(handle)
-
-
-def _holder(text: str) -> str:
-    try:
-        entry = json.loads(text)
-        return f"process {entry['pid']} on {entry['host']}, since {entry['since']}"
-    except (ValueError, KeyError, TypeError):  # taken this very moment
-        return "a process that has not said its name yet"
+    return hold(
+        folder,
+        LOCK_FILE,
+        what="another process is training here",
+        fix="Wait for it, end it by a file named STOP in the folder, or choose another fold or --work.",
+    )

@@ -14,7 +14,15 @@ from torch import Tensor
 from nnrules_runtime.network.model import MODEL_FILE, write_model, write_plan
 from nnrules_runtime.train.checkpoint import check_same_training
 
-__all__ = ["TRAINING_FILE", "TrainedModel", "epochs_behind", "is_finished", "remove_model"]
+__all__ = [
+    "TRAINING_FILE",
+    "TrainedModel",
+    "epochs_behind",
+    "final_weights",
+    "is_finished",
+    "recorded_split",
+    "remove_model",
+]
 
 TRAINING_FILE = "training.json"
 
@@ -96,17 +104,42 @@ def is_finished(folder: Path, fields: Mapping[str, Any]) -> bool:
     Raises:
         ModelError: it has, with another plan; or its files are damaged.
     """
-    path = folder / MODEL_FILE
-    if not path.is_file():
-        return False
-    document = read_json(path, ModelError)
-    weights = document.get("weights") if isinstance(document, dict) else None
-    if not isinstance(weights, dict) or "final" not in weights:
+    if final_weights(folder) is None:
         return False
     training = folder / TRAINING_FILE
     if training.is_file():  # an imported model has none
         check_same_training(read_json(training, ModelError).get("plan_fields", {}), fields, training)
     return True
+
+
+def final_weights(folder: Path) -> dict[str, str] | None:
+    """SHA-256 of the weights of a training that has come to its end, by checkpoint; else ``None``.
+
+    Raises:
+        ModelError: model.json cannot be read.
+    """
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        return None
+    document = read_json(path, ModelError)
+    weights = document.get("weights") if isinstance(document, dict) else None
+    if not isinstance(weights, dict) or "final" not in weights:
+        return None
+    return {name: str(entry.get("sha256")) for name, entry in weights.items() if isinstance(entry, dict)}
+
+
+def recorded_split(folder: Path) -> dict[str, str] | None:
+    """Which cases a finished training was trained and validated with, see ``Fold.fields``; ``None``: not recorded.
+
+    Raises:
+        ModelError: training.json cannot be read.
+    """
+    path = folder / TRAINING_FILE
+    if not path.is_file():  # an imported model has none
+        return None
+    document = read_json(path, ModelError)
+    fields = document.get("plan_fields", {}) if isinstance(document, dict) else {}
+    return {name: value for name, value in fields.items() if name.startswith("split.")} or None
 
 
 def epochs_behind(folder: Path) -> int:

@@ -61,7 +61,7 @@ class Session:
         self._recipe = recipe
         self._fold = fold
         self._checkpoint_path = job.folder / CHECKPOINT_FILE
-        self._fields = training_fields(job.plan, job.configuration, job.fold)
+        self._fields = training_fields(job.plan, job.configuration, job.fold, fold.fields())
         self._model = TrainedModel(job.folder, job.plan, job.configuration, job.fold)
         self._log = MetricsLog(job.folder / METRICS_FILE)
 
@@ -272,6 +272,12 @@ class Session:
             "best_average_dice": state.best_dice,
             "profile": self._job.profile.to_json(),
             "torch": str(torch.__version__),
+            "cases": {
+                "train": list(self._fold.train),
+                "validation": list(self._fold.validation),
+                "held_out": self._fold.held_out,
+            },
+            "splits_file": None if self._job.division is None else self._job.division.source,
             "began_with": None if self._job.weights is None else self._job.weights.name,
         }
 

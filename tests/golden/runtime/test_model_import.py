@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nnrules.cli import run
 from nnrules.engine.planning import make_plan
 from nnrules.errors import ModelError
 from nnrules.interop.nnunetv2_read import read_nnunet_fingerprint
 from nnrules.plan import Plan
 
+from nnrules_runtime.bundle import open_bundle
 from nnrules_runtime.network.model import read_model, trained_folds
 from nnrules_runtime.network.model_import import import_nnunetv2
 from nnrules_runtime.network.nnunetv2 import read_nnunetv2_checkpoint, to_nnunetv2_state_dict
@@ -123,3 +125,42 @@ def test_a_folder_without_folds_is_refused(plan: Plan, tmp_path: Path) -> None:
         shutil.copyfile(MODEL / name, tmp_path / name)
     with pytest.raises(ModelError, match="no trained fold"):
         import_nnunetv2(tmp_path, plan, NAME, tmp_path / "ours")
+
+
+def test_from_their_folder_to_a_bundle_that_predicts(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``nnrules run import`` and ``nnrules run bundle``: the network in the bundle gives nnU-Net's logits."""
+    plan.save(tmp_path / "plan.json")
+    work, out = tmp_path / "work", tmp_path / "hippocampus.nnrules"
+    assert run(["run", "import", str(MODEL), str(work), "--plan", str(tmp_path / "plan.json")]) == 0
+    assert "3d_fullres, fold 0, final, 6 epochs" in capsys.readouterr().out
+    assert run(["run", "bundle", str(work), str(out), "--licence", "CC-BY-SA-4.0"]) == 0
+    (model,) = open_bundle(out).models(NAME)
+    with np.load(RECORDED / "hippocampus_017_arrays.npz") as arrays:
+        patch = torch.from_numpy(arrays["padded_input_patch"])
+        wanted = torch.from_numpy(arrays["network_output_first_patch"])
+    with torch.no_grad():
+        difference = (model.network()(patch) - wanted).abs().max().item()
+    # the tolerance of the recording: fp32 on another number of threads
+    assert difference < 1e-4, f"{difference:.1e} of {wanted.abs().max():.1f}"
+    # Again, as after a second download; a training of ours would stay.
+    assert run(["run", "import", str(MODEL), str(work), "--plan", str(tmp_path / "plan.json")]) == 0
+    document = json.loads((work / "models" / NAME / "fold_0" / "model.json").read_text())
+    document["source"] = {"program": "nnrules"}
+    (work / "models" / NAME / "fold_0" / "model.json").write_text(json.dumps(document))
+    assert run(["run", "import", str(MODEL), str(work), "--plan", str(tmp_path / "plan.json")]) == 2
+    assert "a training is here" in capsys.readouterr().err
+
+
+def test_an_interrupted_import_is_no_training(plan: Plan, tmp_path: Path) -> None:
+    fold = tmp_path / NAME / "fold_0"
+    fold.mkdir(parents=True)
+    for name in (".final.safetensors", "final.00000000.safetensors"):
+        (fold / name).write_bytes(b"half")
+    import_nnunetv2(MODEL, plan, NAME, tmp_path / NAME)
+    assert read_model(fold).fold == 0
+    (fold / "model.json").unlink()
+    (fold / "checkpoint.pt").write_bytes(b"of a training")
+    with pytest.raises(ModelError, match=r"a training is here.*checkpoint\.pt"):
+        import_nnunetv2(MODEL, plan, NAME, tmp_path / NAME)

@@ -12,8 +12,9 @@ from nnrules.image_io import read_geometry, read_image, read_label
 from nnrules.plan import Plan
 
 from nnrules_runtime.network.model_import import import_nnunetv2
-from nnrules_runtime.predict.files import plan_jobs, predict_jobs
+from nnrules_runtime.predict.files import predict_jobs
 from nnrules_runtime.predict.inputs import InputCase
+from nnrules_runtime.predict.jobs import plan_jobs
 from nnrules_runtime.predict.predictor import Predictor
 from nnrules_runtime.profile import choose_profile
 

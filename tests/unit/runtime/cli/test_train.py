@@ -105,6 +105,19 @@ def test_a_training_that_stopped_has_an_exit_code_of_its_own(
     assert run(command(plan, dataset, tmp_path)) == 0
 
 
+def test_folds_of_ones_own_and_probabilities(
+    plan: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = tmp_path / "splits_final.json"
+    splits.write_text(json.dumps([{"train": ["c0", "c1"], "val": ["c4"]}]))
+    assert run(command(plan, dataset, tmp_path / "work", "--splits", str(splits), "--probabilities")) == 0
+    assert "mean foreground Dice" in capsys.readouterr().out
+    validation = tmp_path / "work" / "models" / "3d_fullres" / "fold_0" / "validation"
+    assert {path.name for path in validation.iterdir() if not path.name.startswith(".")} == {
+        "c4.nii.gz", "c4.npz", "summary.json",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -116,6 +129,8 @@ def test_a_training_that_stopped_has_an_exit_code_of_its_own(
         (["--precision", "float8"], "unknown precision"),
         (["--weights", "missing.safetensors"], "missing.safetensors"),
         (["--max-minutes", "-1"], "--max-minutes"),
+        (["--splits", "missing.json"], "missing.json: no such file"),
+        (["--probabilities", "--no-validation"], "--probabilities: these are made by validation"),
     ],
 )
 def test_wrong_options_are_refused(

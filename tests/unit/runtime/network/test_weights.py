@@ -48,6 +48,15 @@ def test_the_header_is_text_that_anyone_can_read(make_network: Make, tmp_path: P
     assert header["heads.0.weight"]["shape"] == [3, 4, 1, 1, 1]
 
 
+def test_the_same_weights_have_the_same_bytes(make_network: Make, tmp_path: Path) -> None:
+    metadata = {f"{letter} é": f"sha256:{letter}\n" for letter in "hcagbfde"}
+    network = make_network()
+    for number in range(8):
+        save_weights(tmp_path / f"{number}.safetensors", network, metadata)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert read_weights(tmp_path / "0.safetensors")[1] == metadata
+
+
 def test_another_network_is_refused_and_left_as_it_was(make_network: Make, tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", make_network(), {"plan_hash": "sha256:a", "configuration": "3d"})
     other = make_network(features_per_stage=[4, 6, 8], blocks_per_stage_encoder=[2, 2, 2])
@@ -67,3 +76,34 @@ def test_another_network_is_refused_and_left_as_it_was(make_network: Make, tmp_p
 def test_nowhere_to_write_is_said(make_network: Make, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be written"):
         save_weights(tmp_path / "no" / "w.safetensors", make_network(), {})
+
+
+def test_content_in_memory_is_read_like_the_file(make_network: Make, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, make_network(), {"plan_hash": "sha256:1"})
+    content = path.read_bytes()
+    of_file, of_bytes = read_weights(path), read_weights(content)
+    assert of_bytes[1] == of_file[1] == {"plan_hash": "sha256:1"}
+    assert sorted(of_bytes[0]) == sorted(of_file[0])
+    assert all(torch.equal(tensor, of_file[0][name]) for name, tensor in of_bytes[0].items())
+    other = make_network()
+    torch.nn.init.zeros_(other.heads[0].weight)
+    load_weights(content, other)
+    assert bits(other) == bits(make_network())
+    without = tmp_path / "plain.safetensors"
+    save_weights(without, make_network(), {})
+    assert read_weights(without.read_bytes())[1] == read_weights(without)[1] == {}
+
+
+def test_damaged_content_in_memory_is_refused(make_network: Make, tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", make_network(), {})
+    content = (tmp_path / "w.safetensors").read_bytes()
+    network = make_network()
+    before = bits(network)
+    for damaged in (*(content[:length] for length in range(0, len(content), 97)), content + b"\0", b"\0" * 8):
+        with pytest.raises(ModelError, match="damaged or cut off") as caught:
+            load_weights(damaged, network, where="fold 3")
+        assert str(caught.value).startswith("fold 3: ")
+    with pytest.raises(ModelError, match="this is a pickle"):
+        load_weights(b"\x80\x04}.", network)
+    assert bits(network) == before

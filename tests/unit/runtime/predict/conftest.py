@@ -55,7 +55,7 @@ def toy() -> Callable[[int, int], Pointwise]:
 
 @pytest.fixture(scope="session")
 def make_small_plan(make_fingerprint: Callable[..., Fingerprint]) -> Callable[..., Plan]:
-    """A plan of a pack for small images, with a small patch and a small network."""
+    """A plan of a pack for small images, with a small patch and a small network; of large images for a cascade."""
 
     def make(
         pack: str = "nnunet@2.8.0",
@@ -63,20 +63,24 @@ def make_small_plan(make_fingerprint: Callable[..., Fingerprint]) -> Callable[..
         channels: tuple[str, ...] = ("MRI",),
         labels: dict[str, Any] | None = None,
         changes: dict[str, Any] | None = None,
+        cascade: bool = False,
     ) -> Plan:
         has_regions = labels is not None and any(isinstance(entry, list) for entry in labels.values())
         fingerprint = make_fingerprint(
-            [(20, 30, 25)] * 10, [(1.0, 1.0, 1.0)] * 10, channels=channels, labels=labels or LABELS
+            [(200, 400, 400) if cascade else (20, 30, 25)] * 10,
+            [(1.0, 1.0, 1.0)] * 10,
+            channels=channels,
+            labels=labels or LABELS,
         )
         if has_regions:
             document = copy.deepcopy(dict(fingerprint.document))
             document["dataset"]["regions_class_order"] = [1, 2]
             fingerprint = Fingerprint.from_document(document)
         document = copy.deepcopy(dict(make_plan(fingerprint, load_pack(pack)).document))
-        for name, patch in (("3d_fullres", [8, 16, 16]), ("2d", [16, 16])):
-            configuration = document["configurations"][name]
+        for configuration in document["configurations"].values():
             architecture = configuration["architecture"]
-            dim = len(patch)
+            dim = configuration["dim"]
+            patch = [8, 16, 16][-dim:]
             configuration["patch_size"] = patch
             architecture |= {
                 "num_stages": 3,

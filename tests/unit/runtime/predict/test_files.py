@@ -16,8 +16,10 @@ from nnrules.plan import Plan
 from typer.testing import CliRunner
 
 from nnrules_runtime.cli.predict import predict
-from nnrules_runtime.predict.files import plan_jobs, predict_jobs
-from nnrules_runtime.predict.inputs import find_cases
+from nnrules_runtime.predict.case_predictor import CasePredictor
+from nnrules_runtime.predict.files import predict_jobs
+from nnrules_runtime.predict.inputs import find_cases, group_cases
+from nnrules_runtime.predict.jobs import plan_jobs
 from nnrules_runtime.predict.predictor import Predictor
 from nnrules_runtime.profile import choose_profile
 
@@ -266,7 +268,8 @@ def test_too_little_memory_for_three_cases_at_once(
     predictor = Predictor(work, profile=PROFILE, mirroring=False)
     sizes = [predictor.memory((12 + number, 18, 17), (1.5, 1.0, 1.2)) for number in range(4)]
     between = (max(size.peak for size in sizes) + max(size.overlapping for size in sizes)) // 2
-    monkeypatch.setattr("nnrules_runtime.predict.files.available_bytes", lambda: between)
+    for module in ("files", "jobs"):
+        monkeypatch.setattr(f"nnrules_runtime.predict.{module}.available_bytes", lambda: between)
     assert len(run(predictor, images, tmp_path / "output")["written"]) == 4
     assert "one case after the other" in caplog.text
 
@@ -279,7 +282,7 @@ def test_case_that_does_not_fit_is_named_with_bytes(
     limit = 2 * predictor.memory((15, 18, 17), (1.5, 1.0, 1.2)).peak
     needed = predictor.memory((100, 120, 120), (1.5, 1.0, 1.2)).peak
     assert needed > limit
-    monkeypatch.setattr("nnrules_runtime.predict.files.available_bytes", lambda: limit)
+    monkeypatch.setattr("nnrules_runtime.predict.jobs.available_bytes", lambda: limit)
     result = run(predictor, images, tmp_path / "output")
     assert len(result["written"]) == 4
     (problem,) = result["problems"]
@@ -383,3 +386,153 @@ def test_one_file_for_a_folder(work: Path, images: Path, tmp_path: Path) -> None
     _, _, error = command(work, images, tmp_path / "output.nii.gz")
     assert isinstance(error, UsageError)
     assert "one output file for several cases" in str(error)
+
+
+# -- cascades, ensembles, images that belong together ----------------------------------------------------------------
+
+SECOND = "3d_cascade_fullres"
+
+
+@pytest.fixture
+def cascade_work(
+    make_work: Callable[..., Path], make_small_plan: Callable[..., Plan], tmp_path: Path
+) -> Path:
+    plan = make_small_plan(cascade=True)
+    return make_work(tmp_path / "cascade", folds=(0,), configurations=("2d", "3d_lowres", SECOND), plan=plan)
+
+
+def test_a_cascade_on_the_command_line(cascade_work: Path, images: Path, tmp_path: Path) -> None:
+    from nnrules_runtime.predictors import open_predictor
+
+    code, output, _ = command(cascade_work, images, tmp_path / "output", "-c", SECOND, "--json")
+    assert code == 0
+    document = json.loads(output)
+    assert document["configuration"] == SECOND
+    assert document["members"] == [
+        {
+            "configuration": SECOND,
+            "folds": [0],
+            "checkpoint": "final",
+            "previous_stage": {"configuration": "3d_lowres", "folds": [0], "checkpoint": "final"},
+        }
+    ]
+    predictor = open_predictor(cascade_work, configurations=SECOND, profile=PROFILE)
+    for number in range(4):
+        labels, _ = read_label(tmp_path / "output" / f"case_{number}.nii.gz")
+        array, spacing, _ = predictor.reader.image([images / f"case_{number}_0000.nii.gz"])
+        np.testing.assert_array_equal(labels, predictor.predict(array, spacing))
+
+
+def test_an_ensemble_on_the_command_line(cascade_work: Path, images: Path, tmp_path: Path) -> None:
+    options = ["-c", "2d", "-c", "3d_lowres", "--no-mirroring", "--probabilities"]
+    code, output, _ = command(cascade_work, images, tmp_path / "output", *options)
+    assert code == 0
+    assert "4 cases predicted" in output
+    stored = []
+    for name in ("2d", "3d_lowres"):
+        one = ["-c", name, "--no-mirroring", "--probabilities"]
+        assert command(cascade_work, images, tmp_path / name, *one)[0] == 0
+        with np.load(tmp_path / name / "case_1.npz") as file:
+            stored.append(file["probabilities"])
+    with np.load(tmp_path / "output" / "case_1.npz") as file:
+        mean = file["probabilities"]
+    np.testing.assert_allclose(mean, (stored[0] + stored[1]) / 2, atol=1e-6)
+    labels, _ = read_label(tmp_path / "output" / "case_1.nii.gz")
+    assert (labels != mean.argmax(0)).mean() < 1e-3
+
+
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_case_that_fails_in_a_cascade(
+    cascade_work: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    from nnrules_runtime.predictors import open_predictor
+
+    predictor = open_predictor(cascade_work, configurations=SECOND, profile=PROFILE, mirroring=False)
+    (member,) = predictor.members
+    broken = member.first if stage == "first" else member.predictor
+    assert broken is not None
+    real = broken.logits
+    calls = iter(range(100))
+
+    def logits(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == 2:
+            raise RunError(Problem(where="image", what="it broke"))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(broken, "logits", logits)
+    cases, _ = find_cases([images])
+    done = list(predict_jobs(predictor, plan_jobs(predictor, cases, tmp_path / "output").jobs))
+    assert [result.id for result in done if result.problems] == ["case_2"]
+    assert len(list((tmp_path / "output").iterdir())) == 3
+
+
+def together_file(folder: Path, groups: Any) -> Path:
+    path = folder / "together.json"
+    path.write_text(json.dumps(groups))
+    return path
+
+
+def test_images_that_belong_together(work: Path, write_case: WriteCase, tmp_path: Path) -> None:
+    """Each gets the mask of the mean; others are predicted alone; an incomplete group is made anew as a whole."""
+    for seed, name in enumerate(("a_in", "a_out", "b_in")):
+        write_case(tmp_path / "images" / f"{name}_0000.nii.gz", (12, 18, 17), seed=seed)
+    path = together_file(tmp_path, [["a_in", "a_out"]])
+    output = tmp_path / "output"
+    arguments = [work, tmp_path / "images", output, "--no-mirroring", "--together", path]
+    code, text, _ = command(*arguments, "--probabilities", "--json")
+    assert code == 0
+    assert [case["id"] for case in json.loads(text)["cases"]] == ["a_in", "a_out", "b_in"]
+    predictor = CasePredictor.of(Predictor(work, profile=PROFILE, mirroring=False))
+    arrays = {
+        name: predictor.reader.image([tmp_path / "images" / f"{name}_0000.nii.gz"])
+        for name in ("a_in", "a_out", "b_in")
+    }
+    wanted = predictor.predict_together([arrays["a_in"][0], arrays["a_out"][0]], arrays["a_in"][1])
+    for name in ("a_in", "a_out"):
+        np.testing.assert_array_equal(read_label(output / f"{name}.nii.gz")[0], wanted)
+        assert (output / f"{name}.npz").is_file()
+    array, spacing, _ = arrays["b_in"]
+    np.testing.assert_array_equal(read_label(output / "b_in.nii.gz")[0], predictor.predict(array, spacing))
+    (output / "a_out.nii.gz").unlink()
+    code, text, _ = command(*arguments, "--keep", "--json")
+    document = json.loads(text)
+    assert [case["id"] for case in document["cases"]] == ["a_in", "a_out"]
+    assert document["kept"] == ["b_in"]
+
+
+def test_images_on_other_grids_are_not_averaged(work: Path, write_case: WriteCase, tmp_path: Path) -> None:
+    write_case(tmp_path / "images" / "a_0000.nii.gz", (12, 18, 17))
+    write_case(tmp_path / "images" / "b_0000.nii.gz", (12, 18, 17), spacing=(1.5, 1.0, 1.3))
+    write_case(tmp_path / "images" / "c_0000.nii.gz", (12, 19, 17))
+    path = together_file(tmp_path, [["a", "b", "c"]])
+    _, _, error = command(work, tmp_path / "images", tmp_path / "output", "--together", path)
+    text = str(error)
+    assert "b: this image lies on another grid than a" in text
+    assert "c: this image lies on another grid than a" in text
+    assert "Resample one onto the grid of the other" in text
+
+
+def test_parts_keep_groups_whole(images: Path, tmp_path: Path) -> None:
+    cases, _ = find_cases([images])
+    groups = group_cases(cases, together_file(tmp_path, [["case_3", "case_0"]]))
+    assert [[case.id for case in group] for group in groups] == [["case_3", "case_0"], ["case_1"], ["case_2"]]
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([["case_0", "nobody"]], r"\[0\]\[1\]: unknown case; got nobody"),
+        (
+            [["case_0", "case_1"], ["case_1", "case_2"]],
+            r"\[1\]\[0\]: the case stands there twice; got case_1",
+        ),
+        ([["case_0", "case_0"]], r"\[0\]\[1\]: the case stands there twice"),
+        ({"case_0": "a"}, "these are no groups of cases"),
+        ([[]], "these are no groups of cases"),
+        ([[1]], "these are no groups of cases"),
+    ],
+)
+def test_wrong_groups(images: Path, tmp_path: Path, groups: Any, said: str) -> None:
+    cases, _ = find_cases([images])
+    with pytest.raises(UsageError, match=said):
+        group_cases(cases, together_file(tmp_path, groups))

@@ -7,7 +7,7 @@ import pytest
 from nnrules.errors import ModelError
 from nnrules.plan import Plan
 
-from nnrules_runtime.predict.models import find_models, read_models
+from nnrules_runtime.predict.models import find_first_stage, find_models, read_models
 
 MakeWork = Callable[..., Path]
 
@@ -81,7 +81,9 @@ def test_checkpoint_is_the_plans(
     work = make_work(tmp_path, folds=(0,), plan=make_small_plan(changes=changes), checkpoint="best")
     (model,) = read_models(find_models(work))
     assert model.checkpoint == "best"
-    with pytest.raises(ModelError, match="no such checkpoint; got final; expected one of best"):
+    with pytest.raises(
+        ModelError, match=r"this training has not ended; got no final weights.*--checkpoint best"
+    ):
         read_models(find_models(work), "final")
 
 
@@ -107,3 +109,31 @@ def test_networks_of_two_plans_are_not_averaged(
     folders = [*find_models(one), *find_models(other)]
     with pytest.raises(ModelError, match="another network than the first"):
         read_models(folders)
+
+
+def test_a_training_in_progress_names_the_weights_that_it_has(make_work: MakeWork, tmp_path: Path) -> None:
+    work = make_work(tmp_path, folds=(0,), checkpoint="best")
+    with pytest.raises(
+        ModelError, match=r"this training has not ended.*nnrules run train.*--checkpoint best"
+    ):
+        read_models(find_models(work))
+    (model,) = read_models(find_models(work), "best")
+    assert model.checkpoint == "best"
+
+
+def test_the_first_stage_lies_beside_the_second(
+    make_work: MakeWork, make_small_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_small_plan(cascade=True)
+    second = "3d_cascade_fullres"
+    work = make_work(tmp_path, folds=(0, 1), configurations=("3d_lowres", second), plan=plan)
+    (model,) = read_models(find_models(work, configuration=second, folds=[1]))
+    assert names(work, find_first_stage(model)) == ["3d_lowres/fold_0", "3d_lowres/fold_1"]
+    monkeypatch.chdir(work / "models" / second)
+    (model,) = read_models(find_models(Path(), folds=[0]))
+    assert [path.name for path in find_first_stage(model)] == ["fold_0", "fold_1"]
+    (work / "models" / "3d_lowres").rename(work / "elsewhere")
+    with pytest.raises(
+        ModelError, match="second stage of a cascade, and the first, 3d_lowres, is not beside it"
+    ):
+        find_first_stage(model)

@@ -280,3 +280,13 @@ def _session(number: int) -> list[int]:
         if fields and fields[3] == str(number) and fields[0] != "Z":
             found.append(int(entry.name))
     return found
+
+
+def test_images_without_a_label_map_are_said(tmp_path, own, plan, caplog):
+    (own.path.parent / "labelsTr" / "c2.nii.gz").unlink()
+    with caplog.at_level("WARNING"):
+        store = preprocess_dataset(
+            plan, load_dataset(own.path), "3d_fullres", Workspace(tmp_path), num_workers=0
+        )
+    assert store.ids == ("c0", "c1", "c3")
+    assert "1 of 4 images have no label map and are left out: c2" in caplog.text

@@ -22,10 +22,11 @@ def section(
     num_instances: int | None = None,
     configurations: list[str] | None = None,
     from_fold: int = 0,
+    method: str = "shuffled_kfold",
 ) -> Section:
     folds = {
         "num_folds": num_folds,
-        "assignment": {"method": "shuffled_kfold", "order": "sorted_ids", "seed": seed},
+        "assignment": {"method": method, "order": "sorted_ids", "seed": seed},
         "unit": unit,
         "too_few": {
             "policy": policy,
@@ -193,3 +194,102 @@ def _names(folds: Sequence[Fold]) -> list[int | str]:
 
 def test_folds_are_numbered() -> None:
     assert _names(policy().split(ids(7))) == [0, 1, 2, 3, 4]
+
+
+# -- stratified, held out, listed --------------------------------------------------------------------------------------
+
+
+def stratified(**values: Any) -> FoldPolicy:
+    return FoldPolicy.from_plan(section(method="stratified_by_class", **values))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sets(st.sampled_from([(1,), (2,), (3,)])), st.integers(0, 6)), min_size=5, max_size=40
+    ),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_stratified_folds_are_folds(cases: list[tuple[Any, int]], by_group: bool, random: Any) -> None:
+    names = ids(len(cases))
+    presence = {name: tuple(shown) for name, (shown, _) in zip(names, cases, strict=True)}
+    groups = {
+        name: (f"patient {number}" if number else None)
+        for name, (_, number) in zip(names, cases, strict=True)
+    }
+    policy_ = stratified(unit="group" if by_group else "case", num_folds=2, policy="fewer_folds")
+    if by_group and len({groups[name] or name for name in names}) < 2:
+        return
+    folds = policy_.split(names, groups, presence)
+    assert sorted(case for fold in folds for case in fold.validation) == names
+    for fold in folds:
+        assert not set(fold.train) & set(fold.validation)
+        if by_group:
+            trained, validated = (
+                {groups[case] for case in part} - {None} for part in (fold.train, fold.validation)
+            )
+            assert not trained & validated
+    shuffled = list(names)
+    random.shuffle(shuffled)
+    assert policy_.split(shuffled, groups, presence) == folds
+
+
+def test_a_class_of_five_cases_is_validated_in_every_fold() -> None:
+    names = ids(30)
+    presence: dict[str, tuple[tuple[int, ...], ...]] = dict.fromkeys(names, ((1,),))
+    for name in names[:5]:
+        presence[name] = ((1,), (2,))
+    plain = policy().split(names)
+    assert any(not set(fold.validation) & set(names[:5]) for fold in plain), "the plain split misses it"
+    folds = stratified().split(names, None, presence)
+    assert [len(set(fold.validation) & set(names[:5])) for fold in folds] == [1] * 5
+    assert [len(fold.validation) for fold in folds] == [6] * 5
+    assert folds != plain
+    with pytest.raises(ValueError, match="say which"):
+        stratified().split(names)
+
+
+def test_the_outline_needs_no_presence() -> None:
+    assert stratified().outline(ids(30)) == (5, True)
+    assert policy(policy="fewer_folds").outline(ids(3)) == (3, True)
+    assert policy(policy="hold_out").outline(ids(3)) == (1, True)
+    assert policy(policy="all_cases", num_instances=5).outline(ids(3)) == (5, False)
+    with pytest.raises(RunError, match="fewer cases than folds"):
+        policy().outline(ids(3))
+
+
+@given(st.integers(2, 4), st.integers(0, 1000))
+def test_few_cases_are_held_out_once(number: int, seed: int) -> None:
+    (fold,) = policy(policy="hold_out", seed=seed).split(ids(number))
+    assert fold.name == 0
+    assert fold.held_out
+    assert sorted((*fold.train, *fold.validation)) == ids(number)
+    assert len(fold.train) == max(1, int(0.8 * number))
+    assert policy(policy="hold_out", seed=seed).fold(0, ids(number)) == fold
+
+
+def test_one_case_cannot_be_held_out() -> None:
+    with pytest.raises(RunError, match=r"got 1 cases; expected at least 5. Train --fold all\.$"):
+        policy(policy="hold_out").split(ids(1))
+
+
+def test_listed_folds_take_the_place_of_the_split() -> None:
+    listed = (Fold(name=0, train=("case_000",), validation=("case_001",)),)
+    assert policy().fold(0, ids(10), listed=listed) is listed[0]
+    # Beyond the file nnU-Net draws from all cases: recorded from nnunetv2 2.8.1 for 10 cases and fold 7.
+    beyond = policy().fold(7, ids(10), listed=listed)
+    assert beyond.validation == ("case_003", "case_005")
+    assert beyond.is_random
+    assert policy().fold("all", ids(10), listed=listed).train == tuple(ids(10))
+    # Too few cases for the plan's folds are enough for those of the file.
+    assert policy().fold(0, ids(2), listed=listed) is listed[0]
+    with pytest.raises(RunError, match=r"expected 0 to 0, 5 and above"):
+        policy(from_fold=5).fold(1, ids(10), listed=listed)
+
+
+def test_a_fold_is_recorded_by_its_cases() -> None:
+    first, second = policy().split(ids(10))[:2]
+    assert first.fields() != second.fields()
+    assert first.fields() == policy().fold(0, reversed(ids(10))).fields()
+    assert first.fields()["split.train"].startswith("8 cases, digest ")
+    assert set(first.fields()) == {"split.train", "split.validation"}

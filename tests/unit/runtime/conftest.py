@@ -65,6 +65,32 @@ def tiny_plan(make_fingerprint: Callable[..., Fingerprint]) -> Callable[..., Pla
 
 
 @pytest.fixture(scope="session")
+def cascade_plan(
+    make_fingerprint: Callable[..., Fingerprint], tiny_plan: Callable[..., Plan]
+) -> Callable[..., Plan]:
+    """A tiny plan of two folds with a cascade: the first stage at half the resolution."""
+
+    def make(pack: str = "nnunet@2.8.0", **training: Any) -> Plan:
+        fingerprint = make_fingerprint(
+            [(400, 400, 400)] * 30, [(1.0, 1.0, 1.0)] * 30, channels=("MRI",), labels=LABELS, num_training=30
+        )
+        planned = make_plan(fingerprint, load_pack(pack)).configurations["3d_cascade_fullres"]
+        document = copy.deepcopy(dict(tiny_plan(pack, **training).document))
+        document["folds"]["num_folds"] = 2
+        configurations = document["configurations"]
+        first, second = (copy.deepcopy(configurations["3d_fullres"]) for _ in range(2))
+        first |= {"next_stage": "3d_cascade_fullres"}
+        first["spacing"] = [2 * edge for edge in first["spacing"]]
+        second["inherits_from"] = "3d_fullres"
+        second |= {key: copy.deepcopy(planned[key]) for key in ("previous_stage", "cascade", "augmentation")}
+        second["architecture"]["num_input_channels"] = planned["architecture"]["num_input_channels"]
+        configurations |= {"3d_lowres": first, "3d_cascade_fullres": second}
+        return Plan.from_document(document)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Ten images of two bright boxes in noise."""
     folder = tmp_path_factory.mktemp("dataset")
