@@ -11,10 +11,12 @@ from typing import Any
 from nnrules.errors import RunError
 from nnrules.image_io import read_geometry
 
+from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.network.describe import describe
 from nnrules_runtime.predict.predictor import Predictor
 from nnrules_runtime.profile import Profile, num_usable_cores
 from nnrules_runtime.train.recipe import Recipe
+from nnrules_runtime.values import reading
 from nnrules_runtime.workflow.child import Ended, in_child
 from nnrules_runtime.workflow.graph import Selection
 from nnrules_runtime.workflow.settings import Settings
@@ -83,6 +85,8 @@ class Estimates:
         cases = settings.dataset.cases
         self._voxels = {case.id: num_voxels(case) for case in cases}
         self._profile = Profile.for_training(settings.plan, **settings.profile)
+        with reading(settings.plan) as root:
+            self._num_heads = LabelSet.from_plan(root).num_heads
         self._passes = {name: self._passes_of(name) for name in selection.folds}
 
     def of(self, step: Step) -> Cost:
@@ -135,14 +139,14 @@ class Estimates:
         disk = voxels // 10
         if self._selection.needs_probabilities:
             per_voxel += trial.seconds_per_export_voxel
-            disk += voxels * self._num_heads(name) * 4
+            disk += voxels * self._num_heads * 4
         return Cost(seconds + voxels * per_voxel, memory, disk, self._gpu(name))
 
     def _choice(self, step: Step) -> Cost:
         """Reading and scoring each candidate's predictions."""
         number = len(step.configurations)
         candidates = number + number * (number - 1) // 2
-        heads = self._num_heads(step.configurations[0])
+        heads = self._num_heads
         voxels = sum(self._voxels.values())
         # Postprocessing scores the chosen one again for each class that it tries.
         scored = voxels * (candidates + heads) if step.kind is Kind.FIND_BEST else voxels
@@ -166,9 +170,6 @@ class Estimates:
         recipe = Recipe.from_plan(self._settings.plan, name)
         size = describe(recipe.network, self._settings.plan.configurations[name]["patch_size"])
         return size.num_parameters * _WEIGHT_BYTES
-
-    def _num_heads(self, name: str) -> int:
-        return int(self._settings.plan.configurations[name]["architecture"]["num_outputs"])
 
     def _gpu(self, name: str) -> int | None:
         if self._profile.device_type == "cpu":
