@@ -14,7 +14,7 @@ from multiprocessing.context import BaseContext
 
 __all__ = ["WORKER_MODULES", "start_server", "start_worker", "worker_context"]
 
-WORKER_MODULES = ("nnrules_runtime.preprocess.worker", "SimpleITK", "blosc2", "scipy.ndimage")
+WORKER_MODULES = ("nnrules_runtime.preprocess.worker", "SimpleITK", "blosc2")
 """What the server of preprocessing imports."""
 
 _SINGLE_THREADED = dict.fromkeys(
