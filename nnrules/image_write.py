@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -69,6 +70,8 @@ def write_image(path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None
             write_json(folder / (path.name[: -len(ending)] + ".json"), {"spacing": list(geometry.spacing)})
         # The named file last: when it is there, so is whatever it needs (the .raw of an .mhd).
         for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
             part.replace(path.with_name(part.name))
     except NnrulesError as exc:
         raise ImageError(exc.problems) from None

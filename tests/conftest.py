@@ -1,11 +1,14 @@
-"""Small packs and fingerprints that tests of several folders are made of."""
+"""What tests of several folders are made of: small packs, fingerprints and datasets, tiny networks."""
 
 import itertools
+import json
+import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from nnrules.engine.compile_pack import compile_pack
 from nnrules.engine.evaluate import evaluate
@@ -14,6 +17,10 @@ from nnrules.engine.model import Pack
 from nnrules.engine.overrides import resolve_overrides
 from nnrules.engine.packs import load_pack
 from nnrules.fingerprint import Fingerprint
+from nnrules.image_io import Geometry, write_image
+
+# As the commands do, see nnrules_runtime.cli: tests side by side would wait for each other's threads.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 HEAD = """
 title: Test pack
@@ -140,3 +147,107 @@ def decide(
         }
 
     return values
+
+
+@pytest.fixture(scope="session")
+def write_volume() -> Callable[..., None]:
+    """Write an image or label map ``(Z, Y, X)`` whose axes are those of the world."""
+
+    def write(
+        path: Path,
+        array: np.ndarray,
+        *,
+        spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        origin_xyz: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ) -> None:
+        geometry = Geometry(
+            shape=array.shape, spacing=spacing, origin_xyz=origin_xyz, direction_xyz=tuple(np.eye(3).ravel()),
+            dimension=3, num_channels=1,
+        )  # fmt: skip
+        write_image(path, array, geometry)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_boxes(write_volume: Callable[..., None]) -> Callable[..., Path]:
+    """Write a dataset of noise with a bright box: label 1, and beside it, brighter, label 2. Returns its folder.
+
+    ``starts`` is the range of the corner of the boxes, which have the size ``box`` together. ``seed`` is one for all
+    cases; without, each case has its own.
+    """
+
+    def write(
+        folder: Path,
+        *,
+        num_cases: int = 5,
+        shape: tuple[int, int, int] = (20, 24, 18),
+        box: tuple[int, int, int] = (8, 9, 10),
+        starts: tuple[int, int] = (2, 6),
+        seed: int | None = None,
+        origin_xyz: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        **more: Any,
+    ) -> Path:
+        for name in ("imagesTr", "labelsTr"):
+            (folder / name).mkdir(parents=True)
+        depth, height, width = box
+        shared = None if seed is None else np.random.default_rng(seed)
+        for number in range(num_cases):
+            random = np.random.default_rng(number) if shared is None else shared
+            label = np.zeros(shape, np.uint8)
+            z, y, x = random.integers(*starts, 3)
+            label[z : z + depth, y : y + height, x : x + width // 2] = 1
+            label[z : z + depth, y : y + height, x + width // 2 : x + width] = 2
+            image = random.normal(0, 0.3, shape).astype(np.float32) + label
+            write_volume(folder / f"imagesTr/c{number}_0000.nii.gz", image, origin_xyz=origin_xyz)
+            write_volume(folder / f"labelsTr/c{number}.nii.gz", label, origin_xyz=origin_xyz)
+        document = {
+            "name": "Made", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1, "b": 2},
+            "numTraining": num_cases, "file_ending": ".nii.gz", **more,
+        }  # fmt: skip
+        (folder / "dataset.json").write_text(json.dumps(document))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shrink() -> Callable[..., None]:
+    """Make a configuration of a plan's document so small that its training takes a second.
+
+    ``features`` are those of the first stages; the others have as many as the last of them. ``patch`` is its edge;
+    ``None`` leaves it.
+    """
+
+    def change(
+        configuration: dict[str, Any], *, features: Sequence[int] = (4,), patch: int | None = 16
+    ) -> None:
+        if patch is not None:
+            configuration["patch_size"] = [patch] * configuration["dim"]
+            configuration["sampling"]["initial_patch_size"] = [patch + 4] * configuration["dim"]
+        configuration["batch_size"] = 2
+        configuration["sampling"]["foreground"]["num_samples"] = 1
+        architecture = configuration["architecture"]
+        stages = range(architecture["num_stages"])
+        architecture["features_per_stage"] = [features[min(stage, len(features) - 1)] for stage in stages]
+
+    return change
+
+
+@pytest.fixture
+def torch_as_before() -> Iterator[None]:
+    """Trainings and commands set switches of the process: other tests find them as they were."""
+    import torch  # most tests do without
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def one_thread(torch_as_before: None) -> None:
+    """Networks run in one thread, as small ones are fastest and sums are the same everywhere."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -90,7 +90,7 @@ def open_predictor(
         with reading(plan) as root:
             profile = inference_profile(root, device=device, precision=precision, num_threads=num_threads)
     # All is found before anything is loaded.
-    stages = [(models, _first_stage(found, models[0])) for models in groups]
+    stages = [(models, _first_stage(found, models)) for models in groups]
     loaded: dict[tuple[Path, ...], Predictor] = {}
     members: list[Member] = []
     for models, before in stages:
@@ -114,8 +114,8 @@ class _Source(Protocol):
     ) -> tuple[Model, ...]:
         """The networks of a configuration."""
 
-    def first_stage(self, model: Model) -> tuple[Model, ...]:
-        """The networks of the stage before that of a model."""
+    def first_stage(self, models: Sequence[Model]) -> tuple[Model, ...]:
+        """The networks of the stage before that of some models."""
 
 
 class _WorkFolder:
@@ -130,8 +130,8 @@ class _WorkFolder:
     ) -> tuple[Model, ...]:
         return read_models(find_models(self._path, configuration=configuration, folds=folds), checkpoint)
 
-    def first_stage(self, model: Model) -> tuple[Model, ...]:
-        return read_models(find_first_stage(model))
+    def first_stage(self, models: Sequence[Model]) -> tuple[Model, ...]:
+        return read_models(find_first_stage(models))
 
 
 class _BundleFile:
@@ -156,8 +156,8 @@ class _BundleFile:
             )
         return models
 
-    def first_stage(self, model: Model) -> tuple[Model, ...]:
-        return self._bundle.models(model.plan.configurations[model.configuration]["previous_stage"])
+    def first_stage(self, models: Sequence[Model]) -> tuple[Model, ...]:
+        return self._bundle.first_stage(models)
 
 
 def _choice(
@@ -179,10 +179,10 @@ def _choice(
     return found.empirical.members, found.empirical.folds
 
 
-def _first_stage(found: _Source, model: Model) -> tuple[Model, ...]:
-    """The networks of the stage before that of a model; none if there is no such stage."""
-    has_one = model.plan.configurations[model.configuration].get("previous_stage") is not None
-    return found.first_stage(model) if has_one else ()
+def _first_stage(found: _Source, models: Sequence[Model]) -> tuple[Model, ...]:
+    """The networks of the stage before that of some models; none if there is no such stage."""
+    configuration = models[0].plan.configurations[models[0].configuration]
+    return found.first_stage(models) if configuration.get("previous_stage") is not None else ()
 
 
 def _load(

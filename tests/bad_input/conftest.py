@@ -22,8 +22,6 @@ import pytest
 from nnrules.cli import run
 from nnrules.engine.planning import make_plan
 from nnrules.fingerprint import Fingerprint
-from nnrules.image_geometry import Geometry
-from nnrules.image_io import write_image
 
 Spoil = Callable[[Mapping[str, Any]], None]
 
@@ -32,24 +30,18 @@ SHAPE = (4, 5, 6)
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
-def write_volume(
-    path: Path,
+def filled(
     *,
     shape: tuple[int, int, int] = SHAPE,
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     kind: str = "int16",
     values: Mapping[tuple[int, int, int], float] | None = None,
     fill: float = 0,
-) -> None:
+) -> np.ndarray:
     """An image or label map (zyx) that holds ``fill`` but for ``values``."""
     array = np.full(shape, fill, dtype=kind)
     for place, value in (values or {}).items():
         array[place] = value
-    geometry = Geometry(
-        shape=shape, spacing=spacing, origin_xyz=(0.0,) * 3, direction_xyz=tuple(np.eye(3).ravel()), dimension=3,
-        num_channels=1,
-    )  # fmt: skip
-    write_image(path, array, geometry)
+    return array
 
 
 def fingerprint_document() -> dict[str, Any]:
@@ -77,14 +69,13 @@ def fingerprint_document() -> dict[str, Any]:
     }
 
 
-def _write_dataset(folder: Path) -> None:
+def _write_dataset(folder: Path, write_volume: Callable[..., None]) -> None:
     (folder / "imagesTr").mkdir(parents=True)
     (folder / "labelsTr").mkdir()
     for case in ("a", "b"):
-        write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", fill=7, values={(1, 2, 3): 50})
-        write_volume(
-            folder / "labelsTr" / f"{case}.nii.gz", kind="uint8", values={(1, 2, 3): 1, (2, 2, 3): 2}
-        )
+        label = filled(kind="uint8", values={(1, 2, 3): 1, (2, 2, 3): 2})
+        write_volume(folder / "imagesTr" / f"{case}_0000.nii.gz", filled(fill=7, values={(1, 2, 3): 50}))
+        write_volume(folder / "labelsTr" / f"{case}.nii.gz", label)
     document = {
         "channel_names": {"0": "MRI"},
         "labels": {"background": 0, "organ": 1, "lesion": 2},
@@ -95,10 +86,10 @@ def _write_dataset(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def good_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good_inputs(tmp_path_factory: pytest.TempPathFactory, write_volume: Callable[..., None]) -> Path:
     """The folder before anything is spoilt; made once, only ever copied."""
     folder = tmp_path_factory.mktemp("good")
-    _write_dataset(folder / "data")
+    _write_dataset(folder / "data", write_volume)
     document = fingerprint_document()
     (folder / "fingerprint.json").write_text(json.dumps(document))
     make_plan(Fingerprint.from_document(document)).save(folder / "plan.json")
@@ -122,7 +113,7 @@ def workspace(good_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def spoil(workspace: Path) -> Spoil:
+def spoil(workspace: Path, write_volume: Callable[..., None]) -> Spoil:
     """Apply what an entry of the corpus says about its files; see ``corpus/README.md``."""
 
     def apply(entry: Mapping[str, Any]) -> None:
@@ -138,7 +129,8 @@ def spoil(workspace: Path) -> Spoil:
             path.write_text(json.dumps(document))
         for name, options in entry.get("image", {}).items():
             (workspace / name).parent.mkdir(parents=True, exist_ok=True)
-            write_volume(workspace / name, **_volume_options(options))
+            spacing = tuple(options.get("spacing", (1.0, 1.0, 1.0)))
+            write_volume(workspace / name, filled(**_volume_options(options)), spacing=spacing)
         for name, options in entry.get("bytes", {}).items():
             _change_bytes(workspace / name, **options)
         for name in entry.get("remove", []):
@@ -164,9 +156,9 @@ def put(document: Any, place: str, value: Any) -> None:
 
 def _volume_options(options: Mapping[str, Any]) -> dict[str, Any]:
     values = {tuple(map(int, place.split())): value for place, value in options.get("values", {}).items()}
-    tuples = {name: tuple(options[name]) for name in ("shape", "spacing") if name in options}
     plain = {name: options[name] for name in ("kind", "fill") if name in options}
-    return {**tuples, **plain, "values": values}
+    shape = {"shape": tuple(options["shape"])} if "shape" in options else {}
+    return {**shape, **plain, "values": values}
 
 
 def _change_bytes(path: Path, *, keep: int | None = None, at: Mapping[int, str] | None = None) -> None:
@@ -181,18 +173,23 @@ def _change_bytes(path: Path, *, keep: int | None = None, at: Mapping[int, str] 
     path.write_bytes(content[:keep])
 
 
-TRAINING = (
-    "--set training.epochs=1 --set training.num_iterations_per_epoch=1 "
-    "--set training.num_validation_iterations_per_epoch=1 "
-    "--device cpu --precision float32 --no-compile --threads 1 --workers 0"
-)
-"""Options of a training that takes a second."""
-
-NUM_TRAINED_CASES = 5
+@pytest.fixture(scope="session")
+def short() -> str:
+    """Options of a training that takes a second; ``SHORT`` in the commands of tests and ``corpus_runtime``."""
+    return (
+        "--set training.epochs=1 --set training.num_iterations_per_epoch=1 "
+        "--set training.num_validation_iterations_per_epoch=1 "
+        "--device cpu --precision float32 --no-compile --threads 1 --workers 0"
+    )
 
 
 @pytest.fixture(scope="session")
-def trained_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_inputs(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_boxes: Callable[..., Path],
+    shrink: Callable[..., None],
+    short: str,
+) -> Path:
     """A folder with one of everything that the runtime reads; made once, only ever copied.
 
     ==================  =================================================================================
@@ -206,19 +203,9 @@ def trained_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ==================  =================================================================================
     """
     folder = tmp_path_factory.mktemp("trained")
-    data = folder / "data"
-    for name in ("data/imagesTr", "data/labelsTr", "images", "references"):
-        (folder / name).mkdir(parents=True)
-    for number in range(NUM_TRAINED_CASES):
-        _write_boxes(data, f"c{number}", np.random.default_rng(number))
-    document = {
-        "name": "Tiny",
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, "a": 1, "b": 2},
-        "numTraining": NUM_TRAINED_CASES,
-        "file_ending": ".nii.gz",
-    }
-    (data / "dataset.json").write_text(json.dumps(document))
+    data = write_boxes(folder / "data", name="Tiny")
+    for name in ("images", "references"):
+        (folder / name).mkdir()
     assert run(["plan", str(data), "-o", str(folder / "plan.json")]) == 0
     plan = json.loads((folder / "plan.json").read_text())
     for configuration in plan["configurations"].values():
@@ -234,7 +221,7 @@ def trained_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(data),
         "-c",
         "3d_fullres",
-        *TRAINING.split(),
+        *short.split(),
         "--json",
     ]
     assert run([*train, "--work", str(folder / "work")]) == 0
@@ -244,26 +231,44 @@ def trained_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shrink(configuration: dict[str, Any]) -> None:
-    """Make a configuration so small that its training takes a second."""
-    dim = configuration["dim"]
-    configuration["patch_size"] = [16] * dim
-    configuration["sampling"]["initial_patch_size"] = [20] * dim
-    configuration["batch_size"] = 2
-    configuration["sampling"]["foreground"]["num_samples"] = 1
-    architecture = configuration["architecture"]
-    architecture["features_per_stage"] = [4] * architecture["num_stages"]
+@pytest.fixture
+def runtime_copy(trained_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the inputs of the runtime, and the current folder."""
+    folder = tmp_path / "runtime"
+    shutil.copytree(trained_inputs, folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
-def _write_boxes(data: Path, case: str, random: np.random.Generator) -> None:
-    label = np.zeros((20, 24, 18), np.uint8)
-    z, y, x = random.integers(2, 6, 3)
-    label[z : z + 8, y : y + 9, x : x + 5] = 1
-    label[z : z + 8, y : y + 9, x + 5 : x + 10] = 2
-    image = random.normal(0, 0.3, label.shape).astype(np.float32) + label
-    geometry = Geometry(
-        shape=label.shape, spacing=(1.0,) * 3, origin_xyz=(0.0,) * 3, direction_xyz=tuple(np.eye(3).ravel()),
-        dimension=3, num_channels=1,
-    )  # fmt: skip
-    write_image(data / "imagesTr" / f"{case}_0000.nii.gz", image, geometry)
-    write_image(data / "labelsTr" / f"{case}.nii.gz", label, geometry)
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Every file of a folder, hidden ones too.
+
+    Locks hold nothing, and measurements that ``fingerprint`` keeps of whole cases do not count.
+    """
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+            and path.suffix != ".lock"
+            and not (path.suffix == ".npz" and path.parent.name.endswith(".cache"))
+        }
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def check_says() -> Callable[[Mapping[str, Any], str], None]:
+    """``check_says(entry, text)``: the text has all fragments that an entry of the corpus asks for."""
+
+    def one_line(text: object) -> str:
+        return " ".join(str(text).split())
+
+    def check(entry: Mapping[str, Any], text: str) -> None:
+        said = one_line(text)
+        missing = [fragment for fragment in map(one_line, entry["says"]) if fragment not in said]
+        assert not missing, f"{missing} not in\n{text}"
+
+    return check

@@ -14,6 +14,8 @@ from nnrules.cli import run
 from nnrules.errors import Problem
 
 CORPUS = Path(__file__).parent / "corpus"
+Contents = Callable[[Path], dict[str, bytes]]
+Check = Callable[[dict[str, Any], str], None]
 
 # A rule with one expression as its value, which begins at my.yaml:10:13.
 _RULE_OF_EXPRESSION = """\
@@ -56,24 +58,6 @@ ENTRIES = _entries()
 FIRST_OF_EACH_FILE = list({entry.id.partition(":")[0]: entry for entry in reversed(ENTRIES)}.values())
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file, hidden ones too; measurements that ``fingerprint`` keeps of whole cases do not count."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not (path.suffix == ".npz" and path.parent.name.endswith(".cache"))
-    }
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def check_says(entry: dict[str, Any], text: str) -> None:
-    missing = [str(fragment) for fragment in entry["says"] if one_line(str(fragment)) not in one_line(text)]
-    assert not missing, f"{missing} not in\n{text}"
-
-
 def check_problems(problems: list[dict[str, str]]) -> None:
     assert problems
     for problem in problems:
@@ -88,7 +72,13 @@ def check_problems(problems: list[dict[str, str]]) -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_message_and_exit_code(
-    entry: dict[str, Any], spoil: Callable[[Any], None], workspace: Path, capfd: pytest.CaptureFixture[str]
+    *,
+    entry: dict[str, Any],
+    spoil: Callable[[Any], None],
+    workspace: Path,
+    contents: Contents,
+    check_says: Check,
+    capfd: pytest.CaptureFixture[str],
 ):
     spoil(entry)
     before = contents(workspace)
@@ -111,7 +101,14 @@ def test_message_and_exit_code(
 
 
 @pytest.mark.parametrize("entry", FIRST_OF_EACH_FILE)
-def test_process(entry: dict[str, Any], spoil: Callable[[Any], None], workspace: Path):
+def test_process(
+    *,
+    entry: dict[str, Any],
+    spoil: Callable[[Any], None],
+    workspace: Path,
+    contents: Contents,
+    check_says: Check,
+):
     """The same in a process of its own, and as text for people."""
     spoil(entry)
     before = contents(workspace)

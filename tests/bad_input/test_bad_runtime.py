@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from nnrules.cli import run
 from nnrules.errors import Problem
 
+pytestmark = pytest.mark.usefixtures("torch_as_before")
+
 CORPUS = Path(__file__).parent / "corpus_runtime"
-SHORT = (
-    "--set training.epochs=1 --set training.num_iterations_per_epoch=1 "
-    "--set training.num_validation_iterations_per_epoch=1 "
-    "--device cpu --precision float32 --no-compile --threads 1 --workers 0"
-)
+Contents = Callable[[Path], dict[str, bytes]]
+Check = Callable[[dict[str, Any], str], None]
 ENTRIES = [
     pytest.param(entry, id=f"{path.stem}: {entry['case']}")
     for path in sorted(CORPUS.glob("*.yaml"))
@@ -36,37 +33,16 @@ FIRST_OF_EACH_FILE = list({entry.id.partition(":")[0]: entry for entry in revers
 
 
 @pytest.fixture
-def workspace(trained_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the inputs of the runtime, and the current folder; ``spoil`` works on it."""
-    folder = tmp_path / "runtime"
-    shutil.copytree(trained_inputs, folder)
-    monkeypatch.chdir(folder)
-    return folder
+def workspace(runtime_copy: Path) -> Path:
+    """What ``spoil`` works on."""
+    return runtime_copy
 
 
-@pytest.fixture(autouse=True)
-def torch_as_before() -> Iterator[None]:
-    """Commands set switches of the process: other tests find them as they were."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+def arguments(entry: dict[str, Any], short: str) -> list[str]:
+    return ["run", *shlex.split(entry["run"].replace("SHORT", short))]
 
 
-def arguments(entry: dict[str, Any]) -> list[str]:
-    return ["run", *shlex.split(entry["run"].replace("SHORT", SHORT))]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file, hidden ones too; locks hold nothing."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".lock"
-    }
-
-
-def check_files(before: dict[str, bytes], folder: Path, allowed: list[str]) -> None:
+def check_files(before: dict[str, bytes], contents: Contents, folder: Path, allowed: list[str]) -> None:
     """Nothing that was there has changed, and nothing is new but what may be."""
     after = contents(folder)
     changed = [name for name in before if after.get(name) != before[name]]
@@ -77,24 +53,25 @@ def check_files(before: dict[str, bytes], folder: Path, allowed: list[str]) -> N
     assert not [path for path in folder.rglob("*") if path.suffix in (".tmp", ".old")]
 
 
-def check_says(entry: dict[str, Any], text: str) -> None:
-    said = " ".join(text.split())
-    missing = [fragment for fragment in map(str, entry["says"]) if fragment not in said]
-    assert not missing, f"{missing} not in\n{text}"
-
-
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_message_and_exit_code(
-    entry: dict[str, Any], spoil: Callable[[Any], None], workspace: Path, capfd: pytest.CaptureFixture[str]
+    *,
+    entry: dict[str, Any],
+    spoil: Callable[[Any], None],
+    workspace: Path,
+    short: str,
+    contents: Contents,
+    check_says: Check,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     spoil(entry)
     before = contents(workspace)
 
-    code = run([*arguments(entry), "--json"])
+    code = run([*arguments(entry, short), "--json"])
 
     out, err = capfd.readouterr()
     assert code == 2, f"exit code {code}\n{out[:1000]}\n{err}"
-    check_files(before, workspace, entry.get("new", []))
+    check_files(before, contents, workspace, entry.get("new", []))
     assert bool(out) == entry.get("out", False), out
     problems = json.loads(err[err.index('{"errors"' if '{"errors"' in err else "{\n") :])["errors"]
     assert problems
@@ -106,17 +83,25 @@ def test_message_and_exit_code(
 
 
 @pytest.mark.parametrize("entry", FIRST_OF_EACH_FILE)
-def test_process(entry: dict[str, Any], spoil: Callable[[Any], None], workspace: Path) -> None:
+def test_process(
+    *,
+    entry: dict[str, Any],
+    spoil: Callable[[Any], None],
+    workspace: Path,
+    short: str,
+    contents: Contents,
+    check_says: Check,
+) -> None:
     """The same in a process of its own, and as text for people."""
     spoil(entry)
     before = contents(workspace)
 
-    command = [sys.executable, "-m", "nnrules", *arguments(entry)]
+    command = [sys.executable, "-m", "nnrules", *arguments(entry, short)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    check_files(before, workspace, entry.get("new", []))
+    check_files(before, contents, workspace, entry.get("new", []))
     check_says(entry, done.stderr)
 
 

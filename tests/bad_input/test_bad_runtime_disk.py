@@ -21,17 +21,12 @@ from nnrules import image_write
 from nnrules.errors import ImageError
 from nnrules.image_io import Geometry, read_image, write_image
 
-SHORT = (
-    "--set training.epochs=1 --set training.num_iterations_per_epoch=1 "
-    "--set training.num_validation_iterations_per_epoch=1 "
-    "--device cpu --precision float32 --no-compile --threads 1 --workers 0"
-)
 # What to copy onto the disk, the bytes to leave, the command, the file that its message names.
 SCENARIOS: dict[str, tuple[list[str], int, str, str]] = {
     "preprocess": ([], 60_000, "preprocess plan.json data -c 3d_fullres --work disk/work", "disk/work/preprocessed"),
-    "train": (["stopped"], 0, f"train plan.json data -c 3d_fullres --work disk/stopped {SHORT}", "disk/stopped/"),
+    "train": (["stopped"], 0, "train plan.json data -c 3d_fullres --work disk/stopped SHORT", "disk/stopped/"),
     "train until the weights are written": (
-        ["stopped"], 20_000, f"train plan.json data -c 3d_fullres --work disk/stopped {SHORT}", "disk/stopped/models",
+        ["stopped"], 20_000, "train plan.json data -c 3d_fullres --work disk/stopped SHORT", "disk/stopped/models",
     ),
     "predict": (["predictions"], 0, "predict work images disk/predictions --threads 1", "disk/predictions"),
     "predict probabilities": (
@@ -103,7 +98,7 @@ print(json.dumps(results))
 
 
 @pytest.fixture(scope="module")
-def results(trained_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(trained_inputs: Path, tmp_path_factory: pytest.TempPathFactory, short: str) -> dict[str, Any]:
     """What every scenario came to; they run one after the other in one process."""
     if sys.platform != "linux" or shutil.which("unshare") is None:
         pytest.skip("needs Linux and `unshare` for a small file system of its own")
@@ -117,7 +112,7 @@ def results(trained_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         sys.executable,
         "-c",
         CHILD,
-        json.dumps(SCENARIOS),
+        json.dumps(SCENARIOS).replace("SHORT", short),
     ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=250)
     if "unshare" in done.stderr.partition(":")[0]:

@@ -17,12 +17,9 @@ import pytest
 import torch
 from nnrules.cli import run
 
-SHORT = (
-    "--set training.epochs=1 --set training.num_iterations_per_epoch=1 "
-    "--set training.num_validation_iterations_per_epoch=1 "
-    "--device cpu --precision float32 --no-compile --threads 1 --workers 0"
-)
-TRAIN = f"run train plan.json data -c 3d_fullres {SHORT}"
+pytestmark = pytest.mark.usefixtures("torch_as_before")
+
+TRAIN = "run train plan.json data -c 3d_fullres SHORT"
 FOLD = Path("models/3d_fullres/fold_0")
 STORE = Path("work/preprocessed/3d_fullres")
 
@@ -38,11 +35,8 @@ class Bomb:
 
 
 @pytest.fixture
-def workspace(trained_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "runtime"
-    shutil.copytree(trained_inputs, folder)
-    monkeypatch.chdir(folder)
-    return folder
+def workspace(runtime_copy: Path) -> Path:
+    return runtime_copy
 
 
 @pytest.fixture
@@ -53,17 +47,10 @@ def mark(tmp_path: Path) -> Iterator[Path]:
     assert not path.exists()
 
 
-@pytest.fixture(autouse=True)
-def torch_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
-def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., None]:
+def refused(capfd: pytest.CaptureFixture[str], short: str) -> Callable[..., None]:
     def check(command: str, *says: str) -> None:
-        assert run([*command.split(), "--json"]) == 2
+        assert run([*command.replace("SHORT", short).split(), "--json"]) == 2
         err = capfd.readouterr().err
         document = json.loads(err[err.index("{\n") :])
         said = json.dumps(document, ensure_ascii=False)
@@ -122,7 +109,7 @@ def test_model(workspace: Path, mark: Path, refused: Callable[..., None], kind: 
 @pytest.mark.parametrize("name", ["image.b2nd", "label.b2nd", "locations.b2nd"])
 @pytest.mark.parametrize("kind", ["pickle", "cut", "missing", "lazy"])
 def test_preprocessed_files_that_are_others_are_made_anew(
-    workspace: Path, mark: Path, name: str, kind: str
+    workspace: Path, mark: Path, short: str, name: str, kind: str
 ) -> None:
     """Training looks at the files' sizes and preprocesses such cases again; nothing in them is executed."""
     before = {path: path.read_bytes() for path in STORE.glob("c*/*.b2nd")}
@@ -135,14 +122,14 @@ def test_preprocessed_files_that_are_others_are_made_anew(
         plant_lazy(damaged)
     else:
         damaged.unlink()
-    assert run([*TRAIN.split(), "--work", "work", "--restart"]) == 0
+    assert run([*TRAIN.replace("SHORT", short).split(), "--work", "work", "--restart"]) == 0
     assert {path: path.read_bytes() for path in STORE.glob("c*/*.b2nd")} == before
     assert not (workspace / "EXECUTED").exists()
 
 
 @pytest.mark.parametrize("name", ["image.b2nd", "label.b2nd", "locations.b2nd"])
 def test_one_wrong_byte_in_preprocessed_files(
-    workspace: Path, refused: Callable[..., None], name: str
+    workspace: Path, refused: Callable[..., None], short: str, name: str
 ) -> None:
     """It is found when it is read, and what the message advises helps."""
     before = {path: path.read_bytes() for path in STORE.glob("c*/*.b2nd")}
@@ -161,7 +148,7 @@ def test_one_wrong_byte_in_preprocessed_files(
         shutil.rmtree(folder)
     assert run(["run", "preprocess", "plan.json", "data", "-c", "3d_fullres", "--work", "work"]) == 0
     assert {path: path.read_bytes() for path in STORE.glob("c*/*.b2nd")} == before
-    assert run([*TRAIN.split(), "--work", "work", "--restart"]) == 0
+    assert run([*TRAIN.replace("SHORT", short).split(), "--work", "work", "--restart"]) == 0
 
 
 def plant_lazy(path: Path) -> None:

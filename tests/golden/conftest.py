@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -186,3 +187,14 @@ def peer() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def peer_python(peer: ModuleType) -> Path:
+    """The interpreter of nnU-Net v2; skips aloud where it is not installed, but on CI installs it."""
+    install = bool(os.environ.get("CI")) or os.environ.get("NNRULES_PEER") == "install"
+    try:
+        found: Path = peer.interpreter(install=install)
+    except peer.PeerMissingError as exc:
+        pytest.skip(str(exc))
+    return found

@@ -22,16 +22,6 @@ RESIDUAL = ("ResEncUNetPlanner", "nnUNetPlannerResEncM", "nnUNetPlannerResEncL",
 CHANNELS = ("MRI", "CT", "ct", "T1", "nonorm", "zscore", "rescale_to_0_1", "RGB_to_0_1", "CTA", "PET")
 
 
-@pytest.fixture(scope="module")
-def python(peer: ModuleType) -> Path:
-    install = bool(os.environ.get("CI")) or os.environ.get("NNRULES_PEER") == "install"
-    try:
-        found: Path = peer.interpreter(install=install)
-    except peer.PeerMissingError as exc:
-        pytest.skip(str(exc))
-    return found
-
-
 def _draw(rng: np.random.Generator, family: str) -> tuple[np.ndarray, np.ndarray]:
     """Spacings (n, 3) in mm and shapes (n, 3) in voxels of one made-up dataset."""
     num = int(rng.integers(1, 60))
@@ -139,14 +129,14 @@ def _ours(request: Mapping[str, Any], plan_request: Callable[..., Plan]) -> Plan
 
 
 def test_fresh_fingerprints_are_planned_and_exported_alike(
-    python: Path,
+    peer_python: Path,
     peer: ModuleType,
     plan_request: Callable[..., Plan],
     plan_differences: Callable[..., list[str]],
     exported: Callable[..., dict[str, Any]],
 ) -> None:
     requests = _requests()
-    answers = peer.ask(python, {"task": "plan", "requests": requests, "meta": True})
+    answers = peer.ask(peer_python, {"task": "plan", "requests": requests, "meta": True})
     assert len(answers) == len(requests) == 2 * NUM_FINGERPRINTS
     wrong = []
     for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
@@ -161,7 +151,7 @@ def test_fresh_fingerprints_are_planned_and_exported_alike(
 
 
 def test_exported_plans_load_and_build(
-    python: Path,
+    peer_python: Path,
     peer: ModuleType,
     plan_request: Callable[..., Plan],
     exported: Callable[..., dict[str, Any]],
@@ -175,7 +165,7 @@ def test_exported_plans_load_and_build(
             for plan, request in zip(plans, chosen, strict=True)
         ],
     }
-    for plan, request, loaded in zip(plans, chosen, peer.ask(python, job), strict=True):
+    for plan, request, loaded in zip(plans, chosen, peer.ask(peer_python, job), strict=True):
         assert loaded["planner"] == request["planner"]
         assert loaded["reader"] == "SimpleITKIO"
         assert sorted(loaded["configurations"]) == sorted(plan.configurations)

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import isfinite, isnan, nan
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nnrules.plan import Plan
 
 from nnrules_runtime.bundle.texts import Licence
 from nnrules_runtime.network.model import Model
+from nnrules_runtime.quantities import duration, metric
 from nnrules_runtime.select.empirical import Empirical, candidate_name
 from nnrules_runtime.select.scoring import Scores
 
@@ -155,7 +156,7 @@ class Card:
                     "checkpoint": models[0].checkpoint,
                     "epochs": _distinct(model.epoch for model in models),
                     "iterations": _distinct(entry.get("iterations") for entry in facts),
-                    "hours": _hours(facts),
+                    "time": _time(facts),
                     "profile": _distinct(_profile(entry) for entry in facts),
                 }
             )
@@ -190,13 +191,9 @@ def _row(name: str, scores: Scores, classes: Sequence[str], *, is_chosen: bool =
     return {
         "name": name,
         "is_chosen": is_chosen,
-        "mean": _dice(scores.mean),
-        "scores": [_dice(scores.dice.get(label, nan)) for label in classes],
+        "mean": metric(scores.mean),
+        "scores": [metric(scores.dice.get(label, nan)) for label in classes],
     }
-
-
-def _dice(value: float) -> str:
-    return "undefined" if isnan(value) else f"{value:.4f}"
 
 
 def _profile(facts: Mapping[str, Any]) -> str | None:
@@ -208,11 +205,11 @@ def _profile(facts: Mapping[str, Any]) -> str | None:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _hours(facts: Sequence[Mapping[str, Any]]) -> str | None:
+def _time(facts: Sequence[Mapping[str, Any]]) -> str | None:
     """Time of training of all folds."""
     seconds = [entry.get("seconds") for entry in facts]
     numbers = [value for value in seconds if isinstance(value, (int, float)) and isfinite(value)]
-    return f"{sum(numbers) / 3600:.2g}" if len(numbers) == len(facts) and numbers else None
+    return duration(sum(numbers)) if len(numbers) == len(facts) and numbers else None
 
 
 def _distinct(values: Any) -> str | None:

@@ -56,11 +56,14 @@ class BundledConfiguration:
         network_digest: what their weights belong to, see :mod:`nnrules_runtime.network.identity`.
         checkpoint: which weights of each fold there are.
         folds: numbers, or ``"all"``.
+        member_folds: those that are averaged where it is a member; ``None``: all. It has others where it is also the
+            first stage of a member.
     """
 
     network_digest: str
     checkpoint: Checkpoint
     folds: tuple[int | str, ...]
+    member_folds: tuple[int | str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,7 @@ class Manifest:
                     "network_digest": entry.network_digest,
                     "checkpoint": entry.checkpoint,
                     "folds": list(entry.folds),
+                    "member_folds": None if entry.member_folds is None else list(entry.member_folds),
                 }
                 for name, entry in self.configurations.items()
             },
@@ -153,6 +157,7 @@ class Manifest:
                     network_digest=entry["network_digest"],
                     checkpoint=entry["checkpoint"],
                     folds=tuple(entry["folds"]),
+                    member_folds=None if entry["member_folds"] is None else tuple(entry["member_folds"]),
                 )
                 for name, entry in document["configurations"].items()
             },
@@ -184,6 +189,12 @@ def _check(manifest: Manifest, where: str) -> None:
     missing = [name for name in manifest.members if name not in manifest.configurations]
     if missing:
         raise damaged(f"{where}: members", "there are no networks of a member", ", ".join(missing))
+    for name, entry in manifest.configurations.items():
+        unknown_folds = [fold for fold in entry.member_folds or () if fold not in entry.folds]
+        if unknown_folds:
+            raise damaged(
+                f"{where}: {name}", "a member has folds that are missing", ", ".join(map(str, unknown_folds))
+            )
     bad = [name for name in [*manifest.configurations, *manifest.content] if not is_plain(name)]
     if bad:
         raise damaged(where, "names that a bundle cannot hold", ", ".join(map(repr, bad[:3])))

@@ -24,6 +24,7 @@ from nnrules_runtime.bundle.manifest import (
 )
 from nnrules_runtime.network.identity import network_digest
 from nnrules_runtime.network.model import Model, model_from_document
+from nnrules_runtime.predict.models import first_stage_folds
 from nnrules_runtime.select.empirical import Empirical
 
 __all__ = ["Bundle", "open_bundle"]
@@ -81,7 +82,7 @@ class Bundle:
 
         Args:
             configuration: a member, or the first stage of one.
-            folds: which ones; default: all.
+            folds: which ones; default: those that are averaged where it is a member, else all.
 
         Raises:
             ModelError: the bundle has none of such a configuration or fold.
@@ -89,10 +90,17 @@ class Bundle:
         if configuration not in self._models:
             raise self._not_there("configuration", [configuration], list(self._models))
         models = {model.fold: model for model in self._models[configuration]}
-        wanted = list(models) if folds is None else list(dict.fromkeys(folds))
+        averaged = self.manifest.configurations[configuration].member_folds or tuple(models)
+        wanted = averaged if folds is None else tuple(dict.fromkeys(folds))
         if missing := [fold for fold in wanted if fold not in models]:
             raise self._not_there("fold", missing, list(models))
         return tuple(models[fold] for fold in wanted)
+
+    def first_stage(self, models: Sequence[Model]) -> tuple[Model, ...]:
+        """The networks of the stage before that of some models, as in a work folder; errors as :meth:`models`."""
+        name = models[0].plan.configurations[models[0].configuration]["previous_stage"]
+        held = [model.fold for model in self._models.get(name, ())]
+        return self.models(name, first_stage_folds(held, [model.fold for model in models]))
 
     def verify(self) -> Iterator[str]:
         """Compare everything with its digest, one content after the other; nothing of it stays in memory.

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from nnrules_runtime.bundle.reading import Bundle, open_bundle
 from nnrules_runtime.bundle.texts import Licence, read_licence, read_text
 from nnrules_runtime.network.identity import network_digest
 from nnrules_runtime.network.model import Checkpoint, Model, trained_folds
-from nnrules_runtime.predict.models import find_models, read_models
+from nnrules_runtime.predict.models import find_models, first_stage_folds, read_models
 from nnrules_runtime.select.empirical import Empirical
 from nnrules_runtime.workspace import Workspace
 
@@ -84,9 +85,12 @@ def write_bundle(
     if chosen is not None:
         members = chosen.members
     plan = plan or _common_plan(workspace, members)
-    groups = _networks(workspace, plan, members, empirical=chosen, folds=folds, checkpoint=checkpoint)
+    for member in members:
+        _stages(plan, member, str(workspace.root))  # says which configurations there are
+    averaged = _member_folds(workspace, members, empirical=chosen, folds=folds)
+    groups = _networks(workspace, plan, averaged, checkpoint=checkpoint)
     if chosen is not None:
-        chosen = _given_away(chosen, groups)
+        chosen = _given_away(chosen, averaged)
     title = name or plan.document["dataset"]["name"] or "model"
     if terms is None:
         _LOGGER.warning(
@@ -113,7 +117,9 @@ def write_bundle(
         created_by={"nnrules": version("nnrules"), "torch": version("torch")},
         plan_hash=plan.hash,
         members=members,
-        configurations={stage: _configuration(plan, models) for stage, models in groups.items()},
+        configurations={
+            stage: _configuration(plan, models, averaged.get(stage)) for stage, models in groups.items()
+        },
         licence=None if terms is None else terms.spdx,
         content={item.entry.name: Digest(item.entry.size, item.sha256) for item in contents},
     )
@@ -121,32 +127,55 @@ def write_bundle(
     return open_bundle(path)
 
 
-def _networks(
+def _member_folds(
     workspace: Workspace,
-    plan: Plan,
     members: Sequence[str],
     *,
     empirical: Empirical | None,
     folds: Sequence[int | str] | None,
+) -> dict[str, tuple[int | str, ...]]:
+    """The folds of each member that are averaged."""
+    found = {}
+    for name in members:
+        wanted = folds or (None if empirical is None else empirical.folds.get(name))
+        chosen = find_models(workspace.models(name), folds=wanted)
+        names = {folder: fold for fold, folder in trained_folds(workspace.models(name)).items()}
+        found[name] = tuple(names[folder] for folder in chosen)
+    return found
+
+
+def _networks(
+    workspace: Workspace,
+    plan: Plan,
+    member_folds: Mapping[str, Sequence[int | str]],
+    *,
     checkpoint: Checkpoint | None,
 ) -> dict[str, tuple[Model, ...]]:
-    """The networks of each member, and of the first stages that cascades among them need."""
-    groups = {}
-    for stage in _with_first_stages(plan, members, str(workspace.root)):
-        if stage in members:
-            wanted = folds or (None if empirical is None else empirical.folds.get(stage))
-        else:
-            wanted = _folds_of_first_stage(workspace, stage, folds)
-        folders = find_models(workspace.models(stage), folds=wanted)
-        groups[stage] = read_models(folders, checkpoint, plan=plan)
-    return groups
+    """The networks of each member, and of the first stages that cascades among them need, as a work folder has them."""
+    needed: dict[str, list[int | str]] = {}
+    for member, folds in member_folds.items():
+        stages = _stages(plan, member, str(workspace.root))
+        wanted = {member: tuple(folds)}
+        for first, second in reversed([*pairwise(stages)]):
+            wanted[first] = first_stage_folds(trained_folds(workspace.models(first)), wanted[second])
+        for stage in stages:
+            here = needed.setdefault(stage, [])
+            here += [fold for fold in wanted[stage] if fold not in here]
+    return {
+        stage: read_models(find_models(workspace.models(stage), folds=folds), checkpoint, plan=plan)
+        for stage, folds in needed.items()
+    }
 
 
-def _configuration(plan: Plan, models: Sequence[Model]) -> BundledConfiguration:
+def _configuration(
+    plan: Plan, models: Sequence[Model], member_folds: Sequence[int | str] | None
+) -> BundledConfiguration:
+    folds = tuple(model.fold for model in models)
     return BundledConfiguration(
         network_digest=network_digest(plan, models[0].configuration),
         checkpoint=models[0].checkpoint,
-        folds=tuple(model.fold for model in models),
+        folds=folds,
+        member_folds=None if member_folds is None or set(member_folds) == set(folds) else tuple(member_folds),
     )
 
 
@@ -178,41 +207,29 @@ def _choice_of(empirical: Empirical, members: Sequence[str]) -> Empirical | None
     return None
 
 
-def _with_first_stages(plan: Plan, members: Iterable[str], where: str) -> list[str]:
-    """The members, each after the first stages that it needs."""
-    names: list[str] = []
-    for member in members:
-        stages = [member]
-        while True:
-            if stages[0] not in plan.configurations:
-                raise UsageError(
-                    Problem(
-                        where=f"{where}: {stages[0]}",
-                        what="the plan has no such configuration",
-                        expected="one of " + ", ".join(plan.configurations),
-                    )
+def _stages(plan: Plan, member: str, where: str) -> list[str]:
+    """A member after the first stages that it needs."""
+    stages = [member]
+    while True:
+        if stages[0] not in plan.configurations:
+            raise UsageError(
+                Problem(
+                    where=f"{where}: {stages[0]}",
+                    what="the plan has no such configuration",
+                    expected="one of " + ", ".join(plan.configurations),
                 )
-            previous = plan.configurations[stages[0]].get("previous_stage")
-            if previous is None:
-                break
-            stages.insert(0, previous)
-        names += [stage for stage in stages if stage not in names]
-    return names
+            )
+        previous = plan.configurations[stages[0]].get("previous_stage")
+        if previous is None:
+            return stages
+        stages.insert(0, previous)
 
 
-def _folds_of_first_stage(
-    workspace: Workspace, stage: str, given: Sequence[int | str] | None
-) -> Sequence[int | str] | None:
-    """All that have been trained (``None``); in a bundle of networks of all cases, the one of all cases."""
-    is_trained = "all" in trained_folds(workspace.models(stage))
-    return ["all"] if given is not None and list(given) == ["all"] and is_trained else None
-
-
-def _given_away(empirical: Empirical, groups: Mapping[str, Sequence[Model]]) -> Empirical:
-    """The choice with the folds that the bundle holds, and without what concerns nobody else."""
+def _given_away(empirical: Empirical, folds: Mapping[str, tuple[int | str, ...]]) -> Empirical:
+    """The choice with the folds that are averaged, and without what concerns nobody else."""
     return replace(
         empirical.without_case_ids(),
-        folds={name: tuple(model.fold for model in groups[name]) for name in empirical.members},
+        folds=dict(folds),
         # What stands in brackets names cases, and what helps is about the work folder.
         skipped=tuple(
             replace(entry, reason=entry.reason.partition(" (")[0], fix=None) for entry in empirical.skipped

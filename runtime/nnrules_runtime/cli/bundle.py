@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nnrules_runtime.cli.options import JsonOption, checkpoint_option, folds_option
+from nnrules_runtime.cli.output import set_log_level
+
 if TYPE_CHECKING:
     from nnrules_runtime.bundle import Bundle
 
@@ -63,17 +66,16 @@ def bundle(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="For people. Default: the dataset's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Put a trained model into one file, with which `nnrules run predict` works anywhere."""
     from nnrules.plan import Plan
 
     from nnrules_runtime.bundle import write_bundle
-    from nnrules_runtime.cli.options import checkpoint_option, folds_option
     from nnrules_runtime.select.empirical import Empirical
     from nnrules_runtime.workspace import Workspace
 
-    logging.getLogger("nnrules_runtime").setLevel(logging.WARNING if as_json else logging.INFO)
+    set_log_level(as_json=as_json)
     workspace = Workspace(work)
     empirical = None
     if workspace.empirical.is_file():
@@ -106,7 +108,7 @@ def show(
         bool,
         typer.Option("--verify/--no-verify", help="Compare everything with its digest, weights as well."),
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a bundle is and check that it is whole. Nothing in it is executed or extracted."""
     from nnrules_runtime.bundle import open_bundle

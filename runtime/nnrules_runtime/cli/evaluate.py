@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from nnrules_runtime.cli.options import JsonOption, PlanArgument, ProcessesOption
+from nnrules_runtime.cli.output import aligned, set_log_level
+from nnrules_runtime.quantities import metric
 
 if TYPE_CHECKING:
     from nnrules_runtime.evaluate.summary import Summary
@@ -24,7 +26,7 @@ _PLACES = {
 
 
 def evaluate(
-    plan: Annotated[Path, typer.Argument(help="A plan file.")],
+    plan: PlanArgument,
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted label maps.")],
     references: Annotated[
         Path, typer.Argument(help="Folder of reference label maps, or a dataset.json with labels.")
@@ -44,10 +46,8 @@ def evaluate(
     partial: Annotated[
         bool, typer.Option("--partial", help="Score the predictions that there are; others may be missing.")
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes. Default: one a core, if memory allows.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")] = False,
+    workers: ProcessesOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Score predictions against references: Dice, the plan's metrics, surfaces and volumes."""
     from nnrules.documents import canonical_json, check_writable
@@ -56,7 +56,7 @@ def evaluate(
     from nnrules_runtime.evaluate import Evaluation, evaluate_cases, find_pairs
     from nnrules_runtime.values import reading
 
-    logging.getLogger("nnrules_runtime").setLevel(logging.WARNING if as_json else logging.INFO)
+    set_log_level(as_json=as_json)
     loaded = Plan.load(plan)
     with reading(loaded) as root:
         evaluation = Evaluation.from_plan(root)
@@ -89,22 +89,11 @@ def evaluate(
 
 
 def _table(summary: Summary) -> str:
-    metrics = [metric for metric in _SHOWN_METRICS if metric in summary.metrics()]
+    metrics = [name for name in _SHOWN_METRICS if name in summary.metrics()]
     means = {**summary.means(), "mean": summary.foreground_mean()}
     rows = [["class", *metrics]]
-    rows += [[name, *(_number(values[metric]) for metric in metrics)] for name, values in means.items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-
-
-def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.4f}"
+    rows += [[name, *(metric(values[shown]) for shown in metrics)] for name, values in means.items()]
+    return aligned(rows, numbers=slice(1, None))
 
 
 def _absent(summary: Summary) -> list[str]:

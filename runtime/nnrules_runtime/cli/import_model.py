@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from nnrules.errors import Problem, UsageError
+
+from nnrules_runtime.cli.options import JsonOption
+from nnrules_runtime.cli.output import set_log_level
 
 if TYPE_CHECKING:
     from nnrules_runtime.network.model import Model
@@ -38,7 +40,7 @@ def import_model(
             "-c", "--configuration", help="Its configuration. Default: the end of the folder's name."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Convert trained models of nnU-Net v2, so that a work folder predicts with them. Nothing in them is executed."""
     from nnrules.plan import Plan
@@ -46,7 +48,7 @@ def import_model(
     from nnrules_runtime.network.model_import import configuration_of, import_nnunetv2
     from nnrules_runtime.workspace import Workspace
 
-    logging.getLogger("nnrules_runtime").setLevel(logging.WARNING if as_json else logging.INFO)
+    set_log_level(as_json=as_json)
     if plan is None:
         raise _no_plan(models[0])
     if configuration is not None and len(models) > 1:

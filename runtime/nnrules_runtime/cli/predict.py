@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from nnrules.errors import Problem, RunError, UsageError
 
+from nnrules_runtime.cli.options import DeviceOption, JsonOption, checkpoint_option, folds_option
+from nnrules_runtime.cli.output import set_log_level
+
 if TYPE_CHECKING:
     from nnrules_runtime.network.model import Model
     from nnrules_runtime.predict.case_predictor import CasePredictor
@@ -83,9 +86,7 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write CASE.npz with the probabilities, too.")
     ] = False,
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")
-    ] = None,
+    device: DeviceOption = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -103,16 +104,15 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite/--keep", help="Whether results that are there are made again.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Segment images with a trained model or ensemble, in the geometry of the images."""
-    from nnrules_runtime.cli.options import checkpoint_option, folds_option
     from nnrules_runtime.predict.files import predict_jobs
     from nnrules_runtime.predict.inputs import find_cases, group_cases, part_of
     from nnrules_runtime.predict.jobs import plan_jobs
     from nnrules_runtime.predictors import open_predictor
 
-    logging.getLogger("nnrules_runtime").setLevel(logging.WARNING if as_json else logging.INFO)
+    set_log_level(as_json=as_json)
     cases, problems = find_cases(inputs)
     _check_output(output, cases, is_folder=inputs[0].is_dir())
     groups = part_of(group_cases(cases, together), part)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from nnrules_runtime.cli.options import DatasetArgument, JsonOption, PlanArgument, WorkOption
+from nnrules_runtime.cli.output import aligned, set_log_level
 
 if TYPE_CHECKING:
     from nnrules_runtime.preprocess.dataset import Summary
@@ -16,8 +18,8 @@ __all__ = ["preprocess"]
 
 
 def preprocess(
-    plan: Annotated[Path, typer.Argument(help="A plan file.")],
-    dataset: Annotated[Path, typer.Argument(help="dataset.json or its folder.")],
+    plan: PlanArgument,
+    dataset: DatasetArgument,
     *,
     configuration: Annotated[
         list[str] | None,
@@ -25,14 +27,12 @@ def preprocess(
             "-c", "--configuration", help="A configuration of the plan; may be repeated. Default: all."
         ),
     ] = None,
-    work: Annotated[
-        Path, typer.Option("--work", help="The work folder; everything is written there.")
-    ] = Path("work"),
+    work: WorkOption = Path("work"),
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=0, help="Processes; 0: none. Default: one a core, if memory allows."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Prepare the training cases.
 
@@ -49,7 +49,7 @@ def preprocess(
     from nnrules_runtime.preprocess.dataset import preprocess_configurations
     from nnrules_runtime.workspace import Workspace
 
-    logging.getLogger("nnrules_runtime").setLevel(logging.WARNING if as_json else logging.INFO)
+    set_log_level(as_json=as_json)
     loaded = Plan.load(plan)
     names = list(dict.fromkeys(configuration or loaded.configurations))
     summaries = preprocess_configurations(
@@ -84,13 +84,5 @@ def _table(summaries: list[Summary]) -> str:
         )
         for summary in summaries
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if 0 < column < 4 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
     seconds = max((summary.seconds for summary in summaries), default=0.0)
-    return "\n".join([*lines, f"{seconds:.1f} s"])
+    return f"{aligned(rows, numbers=slice(1, -1))}\n{seconds:.1f} s"

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from nnrules_runtime.cli.options import (
+    DatasetArgument,
+    DeviceOption,
+    JsonOption,
+    PlanArgument,
+    PrecisionOption,
+    SeedOption,
+    SetOption,
+    ThreadsOption,
+    WorkOption,
+)
+from nnrules_runtime.cli.output import set_log_level
 
 if TYPE_CHECKING:
     from nnrules.errors import UsageError
@@ -21,8 +33,8 @@ STOPPED = 3
 
 
 def train(
-    plan: Annotated[Path, typer.Argument(help="A plan file.")],
-    dataset: Annotated[Path, typer.Argument(help="dataset.json or its folder.")],
+    plan: PlanArgument,
+    dataset: DatasetArgument,
     *,
     configuration: Annotated[
         str, typer.Option("-c", "--configuration", help="A configuration of the plan, such as 3d_fullres.")
@@ -33,41 +45,21 @@ def train(
             "--fold", help="Which cases validate: 0, 1, …; all: every case trains, so scores are no test."
         ),
     ] = "0",
-    work: Annotated[
-        Path, typer.Option("--work", help="The work folder; everything is written there.")
-    ] = Path("work"),
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option("--precision", help="float32, bfloat16 or float16. Default: what suits the machine."),
-    ] = None,
+    work: WorkOption = Path("work"),
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile. Default: where it pays.")
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="Threads of the network on the CPU. Default: all cores."),
-    ] = None,
+    threads: ThreadsOption = None,
     workers: Annotated[
         int | None,
         typer.Option(
             "--workers", min=0, help="Processes that prepare batches; 0: none. Default: as the device needs."
         ),
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", min=0, help="Seed of all draws; the run can be repeated to the bit."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="training.FIELD=VALUE",
-            help="Set a field of the plan's training for this run, such as training.epochs=50; may be repeated.",
-        ),
-    ] = None,
+    seed: SeedOption = None,
+    set_: SetOption = None,
     max_minutes: Annotated[
         float | None,
         typer.Option("--max-minutes", min=0, help="Stop after this time; the same command continues later."),
@@ -111,7 +103,7 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's events, too.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train one fold, and score its validation cases.
 
@@ -126,7 +118,7 @@ def train(
     from nnrules_runtime.train.run import TrainingOptions, train_fold
     from nnrules_runtime.workspace import Workspace
 
-    logging.getLogger("nnrules_runtime").setLevel(logging.WARNING if as_json else logging.INFO)
+    set_log_level(as_json=as_json)
     if probabilities and not validation:
         raise _no_probabilities()
     number = _fold(fold)

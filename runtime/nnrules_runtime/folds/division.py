@@ -8,10 +8,10 @@ from pathlib import Path
 
 from nnrules.dataset import Dataset
 
+from nnrules_runtime.folds.policy import Fold, FoldPolicy, Groups
+from nnrules_runtime.folds.presence import Presence, class_presence
+from nnrules_runtime.folds.splits import read_splits
 from nnrules_runtime.preprocess.store import CaseStore
-from nnrules_runtime.train.folds import Fold, FoldPolicy, Groups
-from nnrules_runtime.train.presence import Presence, class_presence
-from nnrules_runtime.train.splits import read_splits
 
 __all__ = ["Division"]
 
@@ -52,7 +52,7 @@ class Division:
         Args:
             policy: what the plan says.
             dataset: the dataset.
-            splits: a file of the user's own, see :func:`~nnrules_runtime.train.splits.read_splits`.
+            splits: a file of the user's own, see :func:`~nnrules_runtime.folds.splits.read_splits`.
             store: its preprocessed cases. Only folds that are dealt by class need it
                 (:meth:`needs_store`), and only before one of them is asked for.
 
@@ -101,13 +101,13 @@ class Division:
         return self.listed is not None or self.policy.outline(self.case_ids, self.groups)[1]
 
     def folds(self) -> list[Fold]:
-        """All folds of the split; errors as :meth:`~nnrules_runtime.train.folds.FoldPolicy.split`."""
+        """All folds of the split; errors as :meth:`~nnrules_runtime.folds.policy.FoldPolicy.split`."""
         if self.listed is not None:
             return list(self.listed)
         return self.policy.split(self.case_ids, self.groups, self.presence)
 
     def fold(self, name: int | str, *, configuration: str | None = None) -> Fold:
-        """One fold; see :meth:`~nnrules_runtime.train.folds.FoldPolicy.fold`."""
+        """One fold; see :meth:`~nnrules_runtime.folds.policy.FoldPolicy.fold`."""
         return self.policy.fold(
             name,
             self.case_ids,

@@ -13,8 +13,8 @@ import numpy as np
 from nnrules.documents import content_hash
 from nnrules.errors import Problem, RunError
 
-from nnrules_runtime.train.presence import Presence
-from nnrules_runtime.train.stratify import deal_by_class
+from nnrules_runtime.folds.presence import Presence
+from nnrules_runtime.folds.stratify import deal_by_class
 from nnrules_runtime.values import Section
 
 __all__ = ["ALL", "Fold", "FoldPolicy", "Groups", "split_folds"]
@@ -63,6 +63,7 @@ class FoldPolicy:
         too_few: ``refuse``, ``all_cases``, ``fewer_folds`` or ``hold_out``.
         num_instances: with ``all_cases``, models a configuration.
         configurations: with ``all_cases``, the configurations to train; ``None``: all.
+        chosen_by_validation: with ``all_cases``, whether a configuration is chosen by its scores on the training cases.
         extra_train_share: share of the cases that train in folds beyond the split.
         extra_seed_offset: the seed of such a fold is this plus its number.
         extra_from: lowest number of such a fold.
@@ -75,6 +76,7 @@ class FoldPolicy:
     too_few: str
     num_instances: int | None
     configurations: tuple[str, ...] | None
+    chosen_by_validation: bool
     extra_train_share: float
     extra_seed_offset: int
     extra_from: int
@@ -96,6 +98,7 @@ class FoldPolicy:
             too_few=too_few.require("policy", "refuse", "all_cases", "fewer_folds", "hold_out"),
             num_instances=too_few.value("num_instances"),
             configurations=None if configurations is None else tuple(configurations),
+            chosen_by_validation=bool(too_few.value("selection")),
             extra_train_share=extra.value("train_share"),
             extra_seed_offset=extra.value("seed_offset"),
             extra_from=extra.value("from_fold"),
@@ -136,6 +139,20 @@ class FoldPolicy:
         """
         return self._outline(self._units(case_ids, groups))
 
+    def num_units(self, case_ids: Iterable[str], groups: Groups | None = None) -> int:
+        """Number of what is dealt: cases, or groups, where a case without group is one of its own."""
+        return len(self._units(case_ids, groups))
+
+    def holds_nothing_out(self, num_units: int) -> bool:
+        """Whether every model trains on all of so many cases or groups."""
+        return self.too_few == "all_cases" and num_units < self.num_folds
+
+    def expected_folds(self, num_units: int) -> int:
+        """Folds of a cross-validation of so many cases or groups; where the plan refuses them, those of enough."""
+        if num_units >= self.num_folds:
+            return self.num_folds
+        return {"fewer_folds": num_units, "hold_out": 1}.get(self.too_few, self.num_folds)
+
     def fold(
         self,
         fold: int | str,
@@ -170,8 +187,7 @@ class FoldPolicy:
             folds = listed
         else:
             folds = self.split(case_ids, groups, presence)
-            is_short = len(units) < self.num_folds and self.too_few == "all_cases"
-            if is_short and None not in (configuration, self.configurations):
+            if self.holds_nothing_out(len(units)) and None not in (configuration, self.configurations):
                 self._check_configuration(configuration or "", len(units))
         if not isinstance(fold, int) or fold < 0:
             raise self._no_such_fold(fold, len(folds))
@@ -199,10 +215,10 @@ class FoldPolicy:
     def _outline(self, units: Sequence[tuple[str, ...]]) -> tuple[int, bool]:
         if len(units) >= self.num_folds:
             return self.num_folds, True
-        if self.too_few == "all_cases" and units:
+        if self.holds_nothing_out(len(units)) and units:
             return self.num_instances or 1, False
         if self.too_few in ("fewer_folds", "hold_out") and len(units) >= 2:
-            return (len(units) if self.too_few == "fewer_folds" else 1), True
+            return self.expected_folds(len(units)), True
         raise self._not_enough(len(units), len(_cases(units)))
 
     def _deal(
@@ -256,11 +272,13 @@ class FoldPolicy:
 
     def _not_enough(self, num_units: int, num_cases: int) -> RunError:
         kind = f"groups ({num_cases} cases)" if self.by_group else "cases"
-        fix = "Train --fold all"
+        fix = (
+            "Train --fold all; or plan again with --set folds.too_few.policy=all_cases (no case is held out)"
+        )
         if num_units > 1:
             fix += (
-                "; or plan again with --set folds.too_few.policy=fewer_folds (as many folds as possible), with "
-                f"--set folds.too_few.policy=hold_out (one fold), or with --set folds.num_folds={num_units}"
+                ", =fewer_folds (as many folds as possible) or =hold_out (one fold), or with "
+                f"--set folds.num_folds={num_units}"
             )
         return RunError(
             Problem(

@@ -10,8 +10,8 @@ from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.preprocess.prepared import LabelKey
 
 if TYPE_CHECKING:
+    from nnrules_runtime.folds.policy import Fold
     from nnrules_runtime.preprocess.store import CaseStore
-    from nnrules_runtime.train.folds import Fold
 
 __all__ = ["Presence", "class_presence", "warn_of_missing_classes"]
 

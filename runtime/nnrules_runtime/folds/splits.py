@@ -14,7 +14,7 @@ from typing import Any
 from nnrules.documents import read_json
 from nnrules.errors import Problem, RunError
 
-from nnrules_runtime.train.folds import Fold, Groups
+from nnrules_runtime.folds.policy import Fold, Groups
 
 __all__ = ["read_splits"]
 

@@ -40,6 +40,7 @@ __all__ = [
     "Model",
     "WeightSource",
     "model_from_document",
+    "plan_problems",
     "read_model",
     "trained_folds",
     "write_model",
@@ -191,18 +192,33 @@ def write_plan(models: Path, plan: Plan, configuration: str) -> None:
         ModelError: folds were trained with a plan that differs in what weights depend on.
     """
     path = make_folder(models) / PLAN_FILE
-    if path.exists() and trained_folds(models):
-        before = Plan.load(path)
-        if before.hash == plan.hash:
-            return
-        if configuration not in before.configurations:
-            problems = [missing_configuration(str(path), configuration, before)]
-        else:
-            trained = network_fields(before, configuration)
-            problems = differences(trained, network_fields(plan, configuration), str(models))
+    if trained_folds(models):
+        problems = plan_problems(models, plan, configuration)
         if problems:
             raise ModelError(problems)
+        if path.exists() and Plan.load(path).hash == plan.hash:
+            return
     plan.save(path)
+
+
+def plan_problems(models: Path, plan: Plan, configuration: str) -> list[Problem]:
+    """How the plan beside the folds differs in what weights depend on.
+
+    Args:
+        models: the folder of all folds.
+        plan: the plan.
+        configuration: its configuration.
+    """
+    path = models / PLAN_FILE
+    if not path.exists():
+        return []
+    before = Plan.load(path)
+    if before.hash == plan.hash:
+        return []
+    if configuration not in before.configurations:
+        return [missing_configuration(str(path), configuration, before)]
+    trained = network_fields(before, configuration)
+    return differences(trained, network_fields(plan, configuration), str(models))
 
 
 def read_model(folder: Path, checkpoint: Checkpoint = "final", *, plan: Plan | None = None) -> Model:

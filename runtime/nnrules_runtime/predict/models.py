@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nnrules.documents import read_json
@@ -13,7 +13,9 @@ from nnrules_runtime.network.identity import network_digest
 from nnrules_runtime.network.model import MODEL_FILE, PLAN_FILE, Checkpoint, Model, read_model, trained_folds
 from nnrules_runtime.workspace import fold_name
 
-__all__ = ["check_same", "find_first_stage", "find_models", "read_models"]
+__all__ = ["ModelSource", "find_first_stage", "find_models", "first_stage_folds", "models_of", "read_models"]
+
+ModelSource = Path | str | Model
 
 
 def find_models(
@@ -87,23 +89,77 @@ def read_models(
             problems.extend(exc.problems)
     if problems:
         raise ModelError(problems)
-    check_same(models)
+    _check_same(models)
     return tuple(models)
 
 
-def find_first_stage(model: Model) -> list[Path]:
-    """The folders of a cascade's first stage, all of its folds, beside that of the second stage.
+def models_of(
+    sources: ModelSource | Sequence[ModelSource],
+    *,
+    configuration: str | None = None,
+    folds: Sequence[int | str] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Model, ...]:
+    """Models that are named in whatever way.
 
     Args:
-        model: one of the second stage, in a folder.
+        sources: folders as for :func:`find_models`, or models that have been read; one or several.
+        configuration: as for :func:`find_models`.
+        folds: as for :func:`find_models`.
+        checkpoint: as for :func:`read_models`.
+
+    Raises:
+        ModelError: one is missing, damaged, or of another plan than the first.
+        ValueError: none is named.
+    """
+    listed = [sources] if isinstance(sources, (Path, str, Model)) else list(sources)
+    if not listed:
+        raise ValueError("a predictor needs a model")
+    models: list[Model] = []
+    for source in listed:
+        if isinstance(source, Model):
+            models.append(source)
+        else:
+            folders = find_models(Path(source), configuration=configuration, folds=folds)
+            models.extend(read_models(folders, checkpoint))
+    _check_same(models)
+    return tuple(models)
+
+
+def first_stage_folds(
+    trained: Collection[int | str], second_stage: Collection[int | str]
+) -> tuple[int | str, ...]:
+    """The folds of a cascade's first stage that predict for some folds of its second stage.
+
+    All numbered ones, whatever those of the second stage are: each second stage was trained on what folds of the
+    first one said about cases that they had not seen, as every one of them sees a new image. A second stage that was
+    trained on all cases takes a first stage that was, where there is one.
+
+    Args:
+        trained: folds of the first stage that there are.
+        second_stage: folds of the second stage that predict.
+    """
+    if set(second_stage) == {"all"} and "all" in trained:
+        return ("all",)
+    numbered = tuple(fold for fold in trained if fold != "all")
+    return numbered or tuple(trained)
+
+
+def find_first_stage(models: Sequence[Model]) -> list[Path]:
+    """The folders of a cascade's first stage beside those of the second stage; see :func:`first_stage_folds`.
+
+    Args:
+        models: those of the second stage that predict, in folders.
 
     Raises:
         ModelError: the first stage is not there.
     """
+    model = models[0]
     name = str(model.plan.configurations[model.configuration]["previous_stage"])
     folder = model.folder.resolve().parent.parent / name
     if folder.is_dir():
-        return find_models(folder)
+        folds = first_stage_folds(trained_folds(folder), [entry.fold for entry in models])
+        return find_models(folder, folds=folds or None)
     raise ModelError(
         Problem(
             where=str(model.folder.parent),
@@ -114,7 +170,7 @@ def find_first_stage(model: Model) -> list[Path]:
     )
 
 
-def check_same(models: Sequence[Model]) -> None:
+def _check_same(models: Sequence[Model]) -> None:
     """Refuse to average networks that differ, or that take other inputs.
 
     Raises:

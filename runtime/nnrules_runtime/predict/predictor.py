@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,12 @@ from torch import Tensor, nn
 
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.network.fit import check_network_fits
-from nnrules_runtime.network.model import Checkpoint, Model
+from nnrules_runtime.network.model import Checkpoint
 from nnrules_runtime.predict.arrays import with_all_axes
 from nnrules_runtime.predict.export import Exporter, export_memory_bytes
 from nnrules_runtime.predict.inference_profile import inference_profile
 from nnrules_runtime.predict.memory import EXPORT_BYTES, CaseMemory, estimate_memory, export_bytes
-from nnrules_runtime.predict.models import check_same, find_models, read_models
+from nnrules_runtime.predict.models import ModelSource, models_of
 from nnrules_runtime.predict.sliding import SlidingWindow
 from nnrules_runtime.predict.stage_input import StageLabels
 from nnrules_runtime.preprocess.case import Preprocessing
@@ -38,7 +37,6 @@ _LOGGER = logging.getLogger(__name__)
 # A training step is two patches, forward and backward, and backward is twice the work of forward.
 _PASSES_OF_A_STEP = 6
 Array = npt.NDArray[Any]
-ModelSource = Path | str | Model
 
 
 class Predictor:
@@ -78,7 +76,7 @@ class Predictor:
         profile: Profile | None = None,
         mirroring: bool = True,
     ) -> None:
-        found = _models(models, configuration, folds, checkpoint)
+        found = models_of(models, configuration=configuration, folds=folds, checkpoint=checkpoint)
         self.models = found
         self._set_up(
             found[0].plan,
@@ -324,23 +322,3 @@ class Predictor:
         self.check_single_stage()
         prepared, geometry = self.prepare(image, spacing)
         return self.logits(prepared, where=where), geometry
-
-
-def _models(
-    sources: ModelSource | Sequence[ModelSource],
-    configuration: str | None,
-    folds: Sequence[int | str] | None,
-    checkpoint: Checkpoint | None,
-) -> tuple[Model, ...]:
-    listed = [sources] if isinstance(sources, (Path, str, Model)) else list(sources)
-    if not listed:
-        raise ValueError("a predictor needs a model")
-    models: list[Model] = []
-    for source in listed:
-        if isinstance(source, Model):
-            models.append(source)
-        else:
-            folders = find_models(Path(source), configuration=configuration, folds=folds)
-            models.extend(read_models(folders, checkpoint))
-    check_same(models)
-    return tuple(models)

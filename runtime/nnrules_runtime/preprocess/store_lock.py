@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from nnrules.errors import Problem, RunError
+from nnrules_runtime.lock import locked as hold
 
-__all__ = ["locked"]
+__all__ = ["LOCK_FILE", "locked"]
+
+LOCK_FILE = ".lock"
 
 
 @contextmanager
 def locked(folders: Sequence[Path]) -> Iterator[None]:
-    """Keep other processes out of stores; the system gives the locks back however this process ends.
+    """Hold stores for this process, while it preprocesses into them.
 
     Args:
         folders: existing folders.
 
     Raises:
-        RunError: another process is at work in one of them.
+        RunError: another process holds one of them, or one is not writable.
     """
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        yield
-        return
-    streams = []
-    try:
+    with ExitStack() as held:
         for folder in sorted(folders):
-            stream = (folder / ".lock").open("a")
-            streams.append(stream)
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(
-                    Problem(
-                        where=str(folder),
-                        what="another process is preprocessing into this folder",
-                        fix="Wait for it, or use another work folder.",
-                    )
-                ) from None
+            held.enter_context(
+                hold(
+                    folder,
+                    LOCK_FILE,
+                    what="another process is preprocessing into this folder",
+                    fix="Wait for it, or use another work folder.",
+                )
+            )
         yield
-    finally:
-        for stream in streams:
-            stream.close()

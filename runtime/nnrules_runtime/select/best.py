@@ -14,15 +14,16 @@ from nnrules.errors import Problem, RunError, UsageError
 from nnrules.plan import Plan
 
 from nnrules_runtime.evaluate.conventions import Evaluation
+from nnrules_runtime.folds import FoldPolicy
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.postprocess import Postprocessing
 from nnrules_runtime.select.candidates import find_candidates, missing_probabilities
 from nnrules_runtime.select.empirical import Candidate, Empirical, Skipped, candidate_name
 from nnrules_runtime.select.held_out import HeldOut, Validated
 from nnrules_runtime.select.predictions import predictions_of
-from nnrules_runtime.select.rules import ChoiceRules, TooFewCases
+from nnrules_runtime.select.rules import ChoiceRules
 from nnrules_runtime.select.scoring import CasePrediction, Scorer
-from nnrules_runtime.select.stated import stated_choice, trained_instances
+from nnrules_runtime.select.stated import configurations_for_few, stated_choice, trained_instances
 from nnrules_runtime.select.suppression import Suppression
 from nnrules_runtime.values import reading
 from nnrules_runtime.workspace import Workspace
@@ -30,6 +31,7 @@ from nnrules_runtime.workspace import Workspace
 __all__ = ["find_best"]
 
 _LOGGER = logging.getLogger(__name__)
+FIND_BEST_SCRATCH = ".find_best."
 
 
 def find_best(
@@ -39,6 +41,7 @@ def find_best(
     *,
     configurations: Sequence[str] | None = None,
     folds: Sequence[int | str] | None = None,
+    own_splits: bool = False,
     num_workers: int | None = None,
 ) -> Empirical:
     """Choose the configuration or pair with the highest Dice, and determine its postprocessing (Methods).
@@ -51,6 +54,8 @@ def find_best(
         workspace: the work folder.
         configurations: those that compete, each of which must have been validated; ``None``: as the plan says.
         folds: on whose validation cases; ``[0]`` chooses on one split (Supplement G). ``None``: on all cases.
+        own_splits: whether the folds were those of a file of the user's own, which hold cases out however few there
+            are.
         num_workers: processes; 1 works in the calling process. By default as it pays.
 
     Returns:
@@ -64,17 +69,21 @@ def find_best(
     """
     rules = _Rules.from_plan(plan)
     numbers = _numbers(folds)
-    num_units = _num_units(dataset, by_group=rules.too_few.by_group)
-    if rules.too_few.holds_nothing_out(num_units) and not rules.too_few.by_validation:
+    case_ids = [case.id for case in dataset.cases]
+    num_units = rules.folds.num_units(case_ids, {case.id: case.group for case in dataset.cases})
+    nothing_held_out = rules.folds.holds_nothing_out(num_units) and not own_splits
+    instances = range(rules.folds.num_instances or 1)
+    if nothing_held_out and not rules.folds.chosen_by_validation:
+        trained = configurations_for_few(plan, rules.folds, rules.choice)
         return stated_choice(
-            plan, workspace, rules.too_few, rules.choice, configurations=configurations, folds=numbers
+            plan, workspace, trained, instances=numbers or instances, configurations=configurations
         )
-    _check_enough(rules.too_few, num_units, plan, workspace, numbers)
+    _check_enough(rules.folds, num_units, plan, workspace, numbers)
     held_out = HeldOut(
-        plan=plan, dataset=dataset, workspace=workspace, num_folds=rules.too_few.expected_folds(num_units)
+        plan=plan, dataset=dataset, workspace=workspace, num_folds=rules.folds.expected_folds(num_units)
     )
     scored = numbers
-    if rules.too_few.holds_nothing_out(num_units):
+    if nothing_held_out:
         # Every instance predicts every case, so that one of them stands for all.
         scored = [numbers[0] if numbers else 0]
         _LOGGER.warning(
@@ -83,14 +92,15 @@ def find_best(
             num_units,
         )
     found, skipped = find_candidates(held_out, rules.choice, configurations=configurations, folds=scored)
-    with tempfile.TemporaryDirectory(prefix="nnrules-") as folder:
+    # Beside the predictions, which fit there; a folder of the system for such files may lie in memory.
+    with tempfile.TemporaryDirectory(prefix=FIND_BEST_SCRATCH, dir=workspace.root) as folder:
         contest = _Contest(plan, dataset, rules, Path(folder), num_workers)
         empirical = contest.choose(held_out, found, skipped)
-    if rules.too_few.holds_nothing_out(num_units):
-        instances = {
-            name: trained_instances(workspace, name, rules.too_few, numbers) for name in empirical.members
+    if nothing_held_out:
+        found_instances = {
+            name: trained_instances(workspace, name, numbers or instances) for name in empirical.members
         }
-        empirical = replace(empirical, folds=instances)
+        empirical = replace(empirical, folds=found_instances)
     return empirical
 
 
@@ -99,7 +109,7 @@ class _Rules:
     """What a plan says about the choice."""
 
     choice: ChoiceRules
-    too_few: TooFewCases
+    folds: FoldPolicy
     suppression: Suppression
     evaluation: Evaluation
 
@@ -108,7 +118,7 @@ class _Rules:
         with reading(plan) as root:
             rules = cls(
                 choice=ChoiceRules.from_plan(root),
-                too_few=TooFewCases.from_plan(root),
+                folds=FoldPolicy.from_plan(root),
                 suppression=Suppression.from_plan(root, LabelSet.from_plan(root)),
                 evaluation=Evaluation.from_plan(root),
             )
@@ -251,18 +261,11 @@ def _numbers(folds: Sequence[int | str] | None) -> list[int] | None:
     return numbers
 
 
-def _num_units(dataset: Dataset, *, by_group: bool) -> int:
-    """What folds are made of: cases, or groups, where a case without group is one of its own."""
-    if not by_group:
-        return len(dataset.cases)
-    return len({(case.id, True) if case.group is None else (case.group, False) for case in dataset.cases})
-
-
 def _check_enough(
-    too_few: TooFewCases, num_units: int, plan: Plan, workspace: Workspace, folds: Sequence[int] | None
+    policy: FoldPolicy, num_units: int, plan: Plan, workspace: Workspace, folds: Sequence[int] | None
 ) -> None:
     """With fewer cases than folds a plan may make no folds at all; then nothing needs to be looked for."""
-    if folds is not None or too_few.policy != "refuse" or num_units >= too_few.num_folds:
+    if folds is not None or policy.too_few != "refuse" or num_units >= policy.num_folds:
         return
     # Unless there are folds of a split of one's own.
     if any(True for name in plan.configurations for _ in workspace.models(name).glob("fold_[0-9]*")):
@@ -272,7 +275,7 @@ def _check_enough(
             where="plan: folds",
             what="there is no cross-validation to choose by, as there are fewer cases or groups than folds",
             got=f"{num_units}",
-            expected=f"at least {too_few.num_folds}",
+            expected=f"at least {policy.num_folds}",
             fix="Predict with a configuration of your choice, -c; or plan again with "
             "--set folds.too_few.policy=fewer_folds and train again.",
         )

@@ -13,7 +13,7 @@ from nnrules.errors import Problem, RunError
 
 from nnrules_runtime.values import Section
 
-__all__ = ["ChoiceRules", "TooFewCases"]
+__all__ = ["ChoiceRules"]
 
 _T = TypeVar("_T")
 Members = tuple[str, ...]
@@ -107,47 +107,3 @@ class ChoiceRules:
         highest = max(defined)
         tied = tuple(members for members, score in scores.items() if score == highest)
         return tied[-1 if self.last_wins else 0], tied
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TooFewCases:
-    """The part of ``folds`` that matters where there are fewer cases or groups than folds.
-
-    Attributes:
-        num_folds: folds of a cross-validation.
-        by_group: whether groups are counted, not cases.
-        policy: ``refuse``, ``all_cases`` or ``fewer_folds``.
-        num_instances: with ``all_cases``, models a configuration.
-        configurations: with ``all_cases``, those that are trained; ``None``: all.
-        by_validation: with ``all_cases``, whether a configuration is chosen by its scores on the training cases.
-    """
-
-    num_folds: int
-    by_group: bool
-    policy: Literal["refuse", "all_cases", "fewer_folds"]
-    num_instances: int
-    configurations: tuple[str, ...] | None
-    by_validation: bool
-
-    @classmethod
-    def from_plan(cls, root: Section) -> TooFewCases:
-        """Read ``folds``."""
-        folds = root.section("folds")
-        section = folds.section("too_few")
-        configurations = section.value("configurations")
-        return cls(
-            num_folds=folds.value("num_folds"),
-            by_group=folds.choice("unit", {"case": False, "group": True}),
-            policy=section.require("policy", "refuse", "all_cases", "fewer_folds"),
-            num_instances=section.value("num_instances") or 1,
-            configurations=None if configurations is None else tuple(configurations),
-            by_validation=bool(section.value("selection")),
-        )
-
-    def holds_nothing_out(self, num_units: int) -> bool:
-        """Whether every model trains on all of so many cases or groups."""
-        return self.policy == "all_cases" and num_units < self.num_folds
-
-    def expected_folds(self, num_units: int) -> int:
-        """How many folds the cross-validation of so many cases or groups has."""
-        return min(self.num_folds, num_units) if self.policy == "fewer_folds" else self.num_folds

@@ -11,53 +11,40 @@ from collections.abc import Sequence
 from nnrules.errors import Problem, RunError, UsageError
 from nnrules.plan import Plan
 
+from nnrules_runtime.folds import FoldPolicy
 from nnrules_runtime.network.model import trained_folds
 from nnrules_runtime.postprocess import Postprocessing
 from nnrules_runtime.select.empirical import Candidate, Empirical, Skipped
-from nnrules_runtime.select.rules import ChoiceRules, TooFewCases
+from nnrules_runtime.select.rules import ChoiceRules
 from nnrules_runtime.workspace import Workspace
 
-__all__ = ["stated_choice", "trained_instances"]
+__all__ = ["configurations_for_few", "stated_choice", "stated_configuration", "trained_instances"]
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def stated_choice(
-    plan: Plan,
-    workspace: Workspace,
-    too_few: TooFewCases,
-    rules: ChoiceRules,
-    *,
-    configurations: Sequence[str] | None = None,
-    folds: Sequence[int] | None = None,
-) -> Empirical:
-    """What predicts where every model trained on all cases: the plan's configuration, all its instances.
+def configurations_for_few(plan: Plan, policy: FoldPolicy, rules: ChoiceRules) -> list[str]:
+    """The configurations that a plan trains where every model trains on all of few cases."""
+    wanted = policy.configurations or plan.configurations
+    return [name for name in rules.order if name in plan.configurations and name in wanted]
 
-    There is no postprocessing, as nothing shows whether it helps.
+
+def stated_configuration(trained: Sequence[str], configurations: Sequence[str] | None = None) -> str:
+    """The configuration that predicts where nothing is held out to choose by.
 
     Args:
-        plan: the plan.
-        workspace: the work folder.
-        too_few: what the plan says about so few cases.
-        rules: the order of configurations.
+        trained: those that the plan trains.
         configurations: leaves only these.
-        folds: leaves only these instances.
 
     Raises:
-        UsageError: the plan states no such configuration, or several.
-        RunError: an instance has not been trained.
+        UsageError: there is none, or there are several.
     """
-    trained = [
-        name
-        for name in rules.order
-        if name in plan.configurations and name in (too_few.configurations or plan.configurations)
-    ]
     chosen = [name for name in trained if configurations is None or name in configurations]
     if len(chosen) != 1:
         raise UsageError(
             Problem(
                 where="--configurations",
-                what="every model trains on all of so few cases, so that nothing tells which configuration is best"
+                what="every model trains on all cases, so that nothing tells which configuration is best"
                 if trained
                 else "with so few cases the plan trains none of its configurations",
                 got=", ".join(configurations) if configurations else None,
@@ -67,38 +54,63 @@ def stated_choice(
                 else "Plan again with folds.too_few.configurations that the plan has.",
             )
         )
-    members = (chosen[0],)
-    instances = trained_instances(workspace, chosen[0], too_few, folds)
+    return chosen[0]
+
+
+def stated_choice(
+    plan: Plan,
+    workspace: Workspace,
+    trained: Sequence[str],
+    *,
+    instances: Sequence[int | str],
+    configurations: Sequence[str] | None = None,
+) -> Empirical:
+    """What predicts where every model trained on all cases: the plan's configuration, all its instances.
+
+    There is no postprocessing, as nothing shows whether it helps.
+
+    Args:
+        plan: the plan.
+        workspace: the work folder.
+        trained: configurations that the plan trains.
+        instances: the models that are averaged: numbers, or ``"all"``.
+        configurations: leaves only these.
+
+    Raises:
+        UsageError: the plan states no such configuration, or several.
+        RunError: an instance has not been trained.
+    """
+    chosen = stated_configuration(trained, configurations)
+    found = trained_instances(workspace, chosen, instances)
     _LOGGER.warning(
-        "no case is held out, so nothing was compared: the plan says that %s predicts, %d model%s averaged, without "
-        "postprocessing",
-        chosen[0], len(instances), "s" if len(instances) > 1 else "",
+        "no case is held out, so nothing was compared: %s predicts, %d model%s averaged, without postprocessing",
+        chosen, len(found), "s" if len(found) > 1 else "",
     )  # fmt: skip
     return Empirical(
-        members=members,
-        folds={chosen[0]: instances},
+        members=(chosen,),
+        folds={chosen: found},
         postprocessing=Postprocessing.none(),
         plan_hash=plan.hash,
         chosen_by="plan",
-        candidates=(Candidate(members=members, scores=None),),
+        candidates=(Candidate(members=(chosen,), scores=None),),
         skipped=tuple(
             Skipped(members=(name,), reason="no case is held out to choose by")
             for name in trained
-            if name not in members
+            if name != chosen
         ),
     )
 
 
 def trained_instances(
-    workspace: Workspace, configuration: str, too_few: TooFewCases, folds: Sequence[int] | None
+    workspace: Workspace, configuration: str, instances: Sequence[int | str]
 ) -> tuple[int | str, ...]:
     """The instances of a configuration, each trained on all cases.
 
     Raises:
         RunError: one has not been trained.
     """
-    wanted = tuple(range(too_few.num_instances)) if folds is None else tuple(folds)
-    missing = [fold for fold in wanted if fold not in trained_folds(workspace.models(configuration))]
+    there = trained_folds(workspace.models(configuration))
+    missing = [fold for fold in instances if fold not in there]
     if missing:
         raise RunError(
             Problem(
@@ -109,4 +121,4 @@ def trained_instances(
                 "there are with --folds.",
             )
         )
-    return wanted
+    return tuple(instances)

@@ -19,6 +19,7 @@ from nnrules.documents import content_hash
 from nnrules.plan import Plan
 from torch import Tensor
 
+from nnrules_runtime.folds import Division, Fold
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.network.model import Checkpoint
 from nnrules_runtime.predict.export_cascade import CascadeUpsampler
@@ -26,8 +27,6 @@ from nnrules_runtime.predict.predictor import Predictor
 from nnrules_runtime.preprocess.case import Preprocessing
 from nnrules_runtime.preprocess.geometry import CaseGeometry
 from nnrules_runtime.preprocess.store import CaseStore, StoredCase
-from nnrules_runtime.train.division import Division
-from nnrules_runtime.train.folds import Fold
 from nnrules_runtime.train.model_files import final_weights
 from nnrules_runtime.train.previous_stage import Origin, PreviousStageStore
 from nnrules_runtime.values import Section, reading

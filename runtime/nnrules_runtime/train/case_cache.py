@@ -9,10 +9,30 @@ import numpy.typing as npt
 
 from nnrules_runtime.train.sampling import LocatedCase
 
-__all__ = ["CaseCache"]
+__all__ = ["CaseCache", "case_bytes", "expected_bytes"]
 
 Triple = tuple[int, int, int]
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+
+
+def case_bytes(num_voxels: int, num_channels: int) -> int:
+    """What a case takes: its image as float32, its label map as int16."""
+    return num_voxels * (4 * num_channels + 2)
+
+
+def expected_bytes(num_cases: float, mean_bytes: float, num_draws: float, limit_bytes: int) -> float:
+    """What a cache will hold after cases have been drawn uniformly.
+
+    Args:
+        num_cases: that are drawn from.
+        mean_bytes: of a case.
+        num_draws: how often one is drawn.
+        limit_bytes: of the cache.
+    """
+    if num_cases <= 0:
+        return 0.0
+    num_seen: float = num_cases * (1 - max(0.0, 1 - 1 / num_cases) ** num_draws)
+    return min(float(limit_bytes), mean_bytes * num_seen)
 
 
 class CaseCache:
@@ -37,7 +57,7 @@ class CaseCache:
         """Image (c, z, y, x) and label map (z, y, x) of a box inside the image; not to be written to."""
         kept = self._cases.get(case_id)
         if kept is None:
-            num_bytes = int(np.prod(case.shape)) * (4 * case.num_channels + 2)
+            num_bytes = case_bytes(int(np.prod(case.shape)), case.num_channels)
             if self.size_bytes + num_bytes > self.limit_bytes:
                 return case.read(start, stop)
             kept = self._cases[case_id] = case.read((0, 0, 0), case.shape)

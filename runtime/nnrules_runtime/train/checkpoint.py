@@ -94,7 +94,7 @@ def training_fields(
         plan: the plan.
         configuration: its configuration.
         fold: the fold.
-        split: which cases these are, see :meth:`~nnrules_runtime.train.folds.Fold.fields`; without, the plan alone.
+        split: which cases these are, see :meth:`~nnrules_runtime.folds.policy.Fold.fields`; without, the plan alone.
     """
     document = plan.document
     chosen = {

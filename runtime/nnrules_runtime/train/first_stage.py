@@ -10,13 +10,12 @@ from pathlib import Path
 from nnrules.errors import ModelError, Problem, RunError, StoreError
 from nnrules.plan import Plan
 
+from nnrules_runtime.folds import Division, Fold
 from nnrules_runtime.network.model import Checkpoint, read_model
 from nnrules_runtime.preprocess.store import CaseStore
 from nnrules_runtime.profile import Profile
 from nnrules_runtime.train.cascade import OntoGrid, StageLink, weights_for
 from nnrules_runtime.train.case_predictions import predict_cases
-from nnrules_runtime.train.division import Division
-from nnrules_runtime.train.folds import Fold
 from nnrules_runtime.train.lock import locked
 from nnrules_runtime.train.model_files import recorded_split
 from nnrules_runtime.train.previous_stage import PreviousStageStore

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnrules.dataset import Dataset
-from nnrules.errors import Problem, RunError, UsageError
+from nnrules.errors import ModelError, Problem, RunError, UsageError
 from nnrules.plan import Plan
 
 from nnrules_runtime.files import make_folder
+from nnrules_runtime.folds import Division, Fold
+from nnrules_runtime.folds.presence import class_presence, warn_of_missing_classes
+from nnrules_runtime.network.model import plan_problems, trained_folds
 from nnrules_runtime.preprocess.store import CaseStore
 from nnrules_runtime.profile import Profile
 from nnrules_runtime.train.batches import PreviousStage
 from nnrules_runtime.train.checkpoint import CHECKPOINT_FILE, training_fields
-from nnrules_runtime.train.division import Division
-from nnrules_runtime.train.folds import Fold
 from nnrules_runtime.train.lock import locked
 from nnrules_runtime.train.metrics import METRICS_FILE
 from nnrules_runtime.train.model_files import epochs_behind, is_finished, remove_model
-from nnrules_runtime.train.presence import class_presence, warn_of_missing_classes
 from nnrules_runtime.train.progress_picture import PICTURE_FILE
 from nnrules_runtime.train.recipe import Recipe
 from nnrules_runtime.train.session import EVENTS_FOLDER, Session
@@ -70,6 +70,7 @@ class Job:
     budget_seconds: float | None = None
     weights: Path | None = None
     restart: bool = False
+    replaced: Collection[int | str] = ()
     tensorboard: bool = False
     previous: PreviousStage | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -102,6 +103,7 @@ def run_job(job: Job) -> Outcome:
         _remove_leftovers(job.folder)
         fields = training_fields(job.plan, job.configuration, job.fold, fold.fields())
         if job.restart:
+            _make_way(job)
             _remove_training(job.folder)
         elif is_finished(job.folder, fields):
             _LOGGER.info("%s: finished before; --restart begins anew", job.folder)
@@ -154,6 +156,27 @@ def _say_about(job: Job, fold: Fold) -> None:
         )
     if job.division is not None and job.division.source is not None and fold.held_out and not fold.is_random:
         _LOGGER.info("fold %s is that of %s", fold.name, job.division.source)
+
+
+def _make_way(job: Job) -> None:
+    """Refuse to begin anew with a plan that other folds do not share, unless they are replaced, too: then remove them.
+
+    One plan stands beside all folds of a configuration.
+
+    Raises:
+        ModelError: there are folds of another plan that are to stay.
+        RunError: another process trains one of them.
+    """
+    models = job.folder.parent
+    others = {fold: folder for fold, folder in trained_folds(models).items() if fold != job.fold}
+    problems = plan_problems(models, job.plan, job.configuration) if others else []
+    if not problems:
+        return
+    if not others.keys() <= set(job.replaced):
+        raise ModelError(problems)
+    for folder in others.values():
+        with locked(folder):
+            _remove_training(folder)
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Processes that make batches in memory which they share with their parent.
 
 Each worker has a pipe of its own: whatever happens to it, its end of the pipe closes, and the parent knows at once
-which worker, which batch and which case.
+which worker, which batch and which case. Another one then makes the batch again, which is the same, as each draw is a
+function of batch and sample; a batch that ends two workers is an error.
 """
 
 from __future__ import annotations
@@ -127,6 +128,8 @@ class WorkerPool:
         self._num_taken = 0
         self._taken_slot: int | None = None
         self._done: dict[int, tuple[int, BatchKey, tuple[str, ...] | NnrulesError]] = {}
+        # Batches that a worker did not survive, by number; negative where it had none.
+        self._fatal: set[int] = set()
         # Sample and case that each worker is at.
         self._at = _shared(torch.full((2,), -1, dtype=torch.int64), num_workers)
         self._at.fill_(-1)
@@ -146,7 +149,7 @@ class WorkerPool:
         try:
             worker.pipe.send(task)
         except OSError:
-            raise self._died(worker) from None
+            self._replace(worker)
 
     def take(self, timeout_s: float) -> Batch | None:
         """The next batch in the order of :meth:`submit`, in its slot; ``None`` if no more are under way.
@@ -205,15 +208,35 @@ class WorkerPool:
     def _receive(self, timeout_s: float) -> bool:
         """Take what workers have finished; wait until at least one has, and tell whether that was so."""
         ready = wait([worker.pipe for worker in self._workers], max(0.0, timeout_s))
-        for worker in self._workers:
+        for worker in tuple(self._workers):
             while worker.pipe in ready and worker.pipe.poll():
                 try:
                     made = worker.pipe.recv()
                 except (EOFError, OSError):
-                    raise self._died(worker) from None
+                    self._replace(worker)
+                    break
                 number, slot, key = worker.tasks.popleft()
                 self._done[number] = (slot, key, made)
         return bool(ready)
+
+    def _replace(self, worker: _Worker) -> None:
+        """Have another worker make what one that has ended had still to make.
+
+        Raises:
+            RunError: the batch that it was at has ended one before.
+        """
+        died = self._died(worker)
+        batch = worker.tasks[0][0] if worker.tasks else -1 - self._num_submitted
+        if batch in self._fatal:
+            raise died
+        self._fatal.add(batch)
+        _LOGGER.warning("%s Another process goes on.", died.problems[0])
+        worker.pipe.close()
+        other = self._start(worker.number)
+        other.tasks.extend(worker.tasks)
+        self._workers[worker.number] = other
+        for task in worker.tasks:
+            other.pipe.send(task)
 
     def _worker_of(self, number: int) -> _Worker:
         return next(worker for worker in self._workers if any(task[0] == number for task in worker.tasks))

@@ -12,6 +12,7 @@ from nnrules.errors import NnrulesError
 from torch import Tensor
 
 from nnrules_runtime.progress import track
+from nnrules_runtime.quantities import rough_duration
 from nnrules_runtime.train.batches import Batch
 from nnrules_runtime.train.budget import EpochSize, Schedule
 from nnrules_runtime.train.keys import EpochKeys
@@ -164,7 +165,7 @@ class Training:
     def _say_estimate(self) -> None:
         seconds, left = self._state.seconds_per_iteration, self._schedule.seconds_left(self._state)
         if seconds is not None and left is not None:
-            _LOGGER.info("%.2f s an iteration, about %s left", seconds, _duration(left))
+            _LOGGER.info("%.2f s an iteration, about %s left", seconds, rough_duration(left))
 
     def _validate(self, size: EpochSize, losses: list[Tensor]) -> str | None:
         """Validation iterations; weights don't change, so that a stop in here repeats all of them."""
@@ -244,7 +245,7 @@ class Training:
         if metrics.num_skipped:
             parts.append(f"{metrics.num_skipped} steps left out")
         if left := self._schedule.seconds_left(self._state):
-            parts.append(f"about {_duration(left)} left")
+            parts.append(f"about {rough_duration(left)} left")
         return "; ".join(parts)
 
     def _pause(self, reason: str) -> Outcome:
@@ -271,10 +272,3 @@ def _mean_of(losses: list[Tensor]) -> float | None:
 
 def _text(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _duration(seconds: float) -> str:
-    hours = seconds / 3600
-    if hours >= 1:
-        return f"{hours:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from nnrules.plan import Plan
 
 from nnrules_runtime.augment import Augmentation
+from nnrules_runtime.folds import FoldPolicy
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.network import UNet, build_network
 from nnrules_runtime.network.fit import check_network_fits
 from nnrules_runtime.preprocess.case import Preprocessing
 from nnrules_runtime.train.budget import EpochSize
-from nnrules_runtime.train.folds import FoldPolicy
 from nnrules_runtime.train.loss import Loss
 from nnrules_runtime.train.optimizer import GradientClipping, Restart, build_optimizer
 from nnrules_runtime.train.pseudo_dice import MovingAverage, PseudoDice

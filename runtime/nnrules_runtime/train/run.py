@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,14 @@ from nnrules.dataset import Dataset
 from nnrules.plan import Plan
 
 from nnrules_runtime.evaluate.summary import Summary
+from nnrules_runtime.folds import Division, Fold
 from nnrules_runtime.preprocess.dataset import preprocess_configurations, store_folder
 from nnrules_runtime.preprocess.store import CaseStore
 from nnrules_runtime.profile import Profile
 from nnrules_runtime.train.batches import PreviousStage
 from nnrules_runtime.train.cascade import NextStages, stages_of
 from nnrules_runtime.train.checkpoint import CHECKPOINT_FILE, training_fields
-from nnrules_runtime.train.division import Division
 from nnrules_runtime.train.first_stage import FirstStage
-from nnrules_runtime.train.folds import Fold
 from nnrules_runtime.train.job import Job, check_configuration, run_job
 from nnrules_runtime.train.lock import locked
 from nnrules_runtime.train.model_files import epochs_behind, is_finished
@@ -43,11 +42,12 @@ class TrainingOptions:
         budget_seconds: time in which the whole schedule is to finish; see :mod:`nnrules_runtime.train.budget`.
         weights: weights of another training to begin with.
         restart: begin anew whatever there is.
+        replaced: other folds that are to begin anew after this one, and are removed where they are of another plan.
         tensorboard: also write TensorBoard's events.
         validate: predict and score the validation cases at the end.
         save_probabilities: also write probabilities of the validation cases, which pairs of models are chosen by.
         splits: folds of the user's own in place of the plan's, in the form of nnU-Net's ``splits_final.json``; see
-            :mod:`nnrules_runtime.train.splits`.
+            :mod:`nnrules_runtime.folds.splits`.
         overrides: fields of the plan that were set for this run, for the records.
         previous: segmentations of the previous stage, for the second stage of a cascade; default: what the folds of
             the first stage in the workspace say about cases that they held out.
@@ -57,6 +57,7 @@ class TrainingOptions:
     budget_seconds: float | None = None
     weights: Path | None = None
     restart: bool = False
+    replaced: Collection[int | str] = ()
     tensorboard: bool = False
     validate: bool = True
     save_probabilities: bool = False
@@ -210,6 +211,7 @@ class _Run:
             budget_seconds=options.budget_seconds,
             weights=options.weights,
             restart=options.restart,
+            replaced=options.replaced,
             tensorboard=options.tensorboard,
             previous=previous,
             overrides=options.overrides,
@@ -220,7 +222,7 @@ class _Run:
 
     def _is_validated(self, folder: Path, fold: Fold, division: Division) -> bool:
         probabilities_of = fold.validation if self._options.save_probabilities else ()
-        if not is_validated(folder, probabilities_of=probabilities_of):
+        if not is_validated(folder, self._plan, self._configuration, probabilities_of=probabilities_of):
             return False
         handed_on = self._next_stages(fold, division)
         return handed_on is None or handed_on.is_done()

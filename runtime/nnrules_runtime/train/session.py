@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from nnrules.documents import content_hash
 from nnrules.errors import ModelError, Problem, UsageError
 
+from nnrules_runtime.folds import Fold
 from nnrules_runtime.network import reinitialize_convolutions
 from nnrules_runtime.network.describe import describe
 from nnrules_runtime.network.state import state_of
+from nnrules_runtime.preprocess.store import CaseStore, stored_key
 from nnrules_runtime.profile import keep_freed_memory
 from nnrules_runtime.train.batches import BatchSource
 from nnrules_runtime.train.budget import BudgetSchedule, PlannedSchedule, Schedule
@@ -22,7 +25,6 @@ from nnrules_runtime.train.checkpoint import (
     training_fields,
     write_checkpoint,
 )
-from nnrules_runtime.train.folds import Fold
 from nnrules_runtime.train.keys import EpochKeys
 from nnrules_runtime.train.loader import BatchLoader, cache_bytes_per_process
 from nnrules_runtime.train.loop import Training
@@ -62,6 +64,7 @@ class Session:
         self._fold = fold
         self._checkpoint_path = job.folder / CHECKPOINT_FILE
         self._fields = training_fields(job.plan, job.configuration, job.fold, fold.fields())
+        self._checkpoint_fields = {**self._fields, "split.content": _content_of(job.store, fold)}
         self._model = TrainedModel(job.folder, job.plan, job.configuration, job.fold)
         self._log = MetricsLog(job.folder / METRICS_FILE)
 
@@ -71,7 +74,7 @@ class Session:
         job.profile.apply()
         if job.profile.device_type == "cpu":
             keep_freed_memory()
-        checkpoint = resume(self._checkpoint_path, self._fields, job.profile, self._log)
+        checkpoint = resume(self._checkpoint_path, self._checkpoint_fields, job.profile, self._log)
         if checkpoint is not None and job.weights is not None:
             _LOGGER.warning("--weights is not used: the training continues from %s", self._checkpoint_path)
         self._seed = checkpoint.seed if checkpoint else self._recipe.seed
@@ -235,7 +238,7 @@ class Session:
         write_checkpoint(
             self._checkpoint_path,
             Checkpoint(
-                fields=self._fields,
+                fields=self._checkpoint_fields,
                 seed=self._seed_value,
                 profile=self._job.profile.to_json(),
                 torch_version=str(torch.__version__),
@@ -314,3 +317,10 @@ def _events(folder: Path, epoch: int) -> Any:
             )
         ) from None
     return Events(folder / EVENTS_FOLDER, purge_from=epoch)
+
+
+def _content_of(store: CaseStore, fold: Fold) -> str:
+    """What identifies the preprocessed cases, so that a training does not go on with other images or labels."""
+    return content_hash(
+        {case_id: stored_key(store.folder, case_id) for case_id in {*fold.train, *fold.validation}}
+    )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnrules.dataset import Case, Dataset
-from nnrules.errors import Problem, RunError
+from nnrules.documents import content_hash, read_json
+from nnrules.errors import ModelError, Problem, RunError
 from nnrules.image_io import Geometry, read_geometry, write_image
 from nnrules.plan import Plan
 from torch import Tensor
@@ -20,7 +21,7 @@ from nnrules_runtime.evaluate.conventions import Evaluation
 from nnrules_runtime.evaluate.run import evaluate_cases
 from nnrules_runtime.evaluate.summary import Summary
 from nnrules_runtime.files import atomic_file, make_folder
-from nnrules_runtime.network.model import Model, read_model
+from nnrules_runtime.network.model import MODEL_FILE, read_model
 from nnrules_runtime.predict.export import crop_box
 from nnrules_runtime.predict.predictor import Predictor
 from nnrules_runtime.predict.probabilities import write_probabilities
@@ -36,20 +37,27 @@ __all__ = ["SUMMARY_FILE", "VALIDATION_FOLDER", "is_validated", "validate"]
 _LOGGER = logging.getLogger(__name__)
 VALIDATION_FOLDER = "validation"
 SUMMARY_FILE = "summary.json"
-# Which weights the predictions are of; hidden, as the folder holds one file a case for whoever reads it.
+# Which weights the predictions are of, and how they were made; hidden, as the folder holds one file a case for
+# whoever reads it.
 _WEIGHTS_FILE = ".weights.json"
 
 
-def is_validated(folder: Path, *, probabilities_of: Iterable[str] = ()) -> bool:
-    """Whether a fold has been validated.
+def is_validated(
+    folder: Path, plan: Plan, configuration: str, *, probabilities_of: Iterable[str] = ()
+) -> bool:
+    """Whether a fold has been validated, with these weights and in this way.
 
     Args:
         folder: the fold's folder.
+        plan: the plan.
+        configuration: its configuration.
         probabilities_of: cases whose probabilities must be there, too.
     """
     made = folder / VALIDATION_FOLDER
-    return (made / SUMMARY_FILE).is_file() and all(
-        _probability_file(made, case_id).is_file() for case_id in probabilities_of
+    return (
+        (made / SUMMARY_FILE).is_file()
+        and _is_of(_identity(folder, plan, configuration), made)
+        and all(_probability_file(made, case_id).is_file() for case_id in probabilities_of)
     )
 
 
@@ -97,7 +105,8 @@ def validate(
     profile.apply()  # as the training did, which may have been in another process
     model = read_model(folder, plan.configurations[configuration]["inference"]["checkpoint"], plan=plan)
     made = make_folder(folder / VALIDATION_FOLDER)
-    _keep_only_of(model, made)
+    _keep_only_of(_identity(folder, plan, configuration), made)
+    _remove_leftovers(made)
     cases = {case.id: case for case in dataset.cases if case.id in set(case_ids)}
     ending = str(plan.document["dataset"]["file_ending"])
     files = {case_id: made / f"{case_id}{ending}" for case_id in case_ids}
@@ -209,16 +218,38 @@ def _reference(case: Case) -> Path:
     return case.label_path
 
 
-def _keep_only_of(model: Model, folder: Path) -> None:
-    """Remove predictions of other weights."""
+def _identity(folder: Path, plan: Plan, configuration: str) -> str:
+    """What predictions depend on: weights, and the fields of the plan that inference reads."""
+    fields = plan.configurations[configuration]
+    document = read_json(folder / MODEL_FILE, ModelError)
+    weights = document.get("weights", {}) if isinstance(document, dict) else {}
+    entry = weights.get(fields["inference"]["checkpoint"], {})
+    way = [fields["inference"], fields["resampling"], plan.document["dataset"], plan.document["evaluation"]]
+    return json.dumps({"sha256": entry.get("sha256"), "plan": content_hash(way)})
+
+
+def _is_of(identity: str, folder: Path) -> bool:
     path = folder / _WEIGHTS_FILE
-    identity = json.dumps({"file": model.file.name})
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == identity:
+    return path.is_file() and path.read_text(encoding="utf-8", errors="replace") == identity
+
+
+def _keep_only_of(identity: str, folder: Path) -> None:
+    """Remove predictions of other weights, or that were made in another way."""
+    if _is_of(identity, folder):
         return
     shutil.rmtree(folder)
     make_folder(folder)
-    with atomic_file(path) as temporary:
+    with atomic_file(folder / _WEIGHTS_FILE) as temporary:
         temporary.write_text(identity, encoding="utf-8")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove half-written files of a process that was killed."""
+    for path in folder.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _WEIGHTS_FILE:
+            path.unlink(missing_ok=True)
 
 
 def _text(value: float | None) -> str:

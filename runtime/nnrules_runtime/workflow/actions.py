@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from nnrules_runtime.bundle import write_bundle
+from nnrules_runtime.folds import ALL
 from nnrules_runtime.network.model import trained_folds
 from nnrules_runtime.preprocess.dataset import preprocess_configurations
 from nnrules_runtime.profile import Profile
-from nnrules_runtime.select import Empirical, find_best, write_cross_validation
-from nnrules_runtime.train.folds import ALL
+from nnrules_runtime.select import Empirical, find_best, stated_choice, write_cross_validation
 from nnrules_runtime.train.run import TrainingOptions, train_fold
 from nnrules_runtime.train.validation import VALIDATION_FOLDER
 from nnrules_runtime.workflow.child import Stopped
@@ -22,7 +22,9 @@ from nnrules_runtime.workflow.step import Kind, Step
 __all__ = ["perform"]
 
 
-def perform(step: Step, settings: Settings, selection: Selection, again: bool) -> Stopped | None:
+def perform(
+    step: Step, settings: Settings, selection: Selection, again: bool, replaced: Sequence[int | str] = ()
+) -> Stopped | None:
     """Do a step.
 
     Args:
@@ -30,6 +32,7 @@ def perform(step: Step, settings: Settings, selection: Selection, again: bool) -
         settings: of the run.
         selection: what is trained.
         again: whether it was done before, with other inputs: what it left then is removed.
+        replaced: of a training that is done again: the other folds that will be, too.
 
     Returns:
         ``Stopped`` if it ended before its end, at a point from which it continues.
@@ -37,6 +40,8 @@ def perform(step: Step, settings: Settings, selection: Selection, again: bool) -
     Raises:
         NnrulesError: for whatever a user can put right.
     """
+    if step.kind is Kind.TRAIN:
+        return _train(step, settings, again, replaced)
     return _ACTIONS[step.kind](step, settings, selection, again)
 
 
@@ -50,9 +55,13 @@ def _preprocess(step: Step, settings: Settings, _selection: Selection, _again: b
     )
 
 
-def _train(step: Step, settings: Settings, _selection: Selection, again: bool) -> Stopped | None:
+def _train(step: Step, settings: Settings, again: bool, replaced: Sequence[int | str]) -> Stopped | None:
     options = TrainingOptions(
-        validate=False, restart=again, overrides=settings.overrides, splits=settings.splits
+        validate=False,
+        restart=again,
+        replaced=replaced,
+        overrides=settings.overrides,
+        splits=settings.splits,
     )
     return _run(step, settings, options)
 
@@ -91,13 +100,20 @@ def _run(step: Step, settings: Settings, options: TrainingOptions) -> Stopped | 
 
 
 def _find_best(_step: Step, settings: Settings, selection: Selection, _again: bool) -> None:
-    empirical = find_best(
-        settings.plan,
-        settings.dataset,
-        settings.workspace,
-        configurations=selection.candidates,
-        folds=settings.folds,
-    )
+    if settings.folds == (ALL,):
+        (name,) = selection.candidates
+        empirical = stated_choice(settings.plan, settings.workspace, [name], instances=[ALL])
+    else:
+        # Those that were trained, which need not hold out every case: folds of the user's own, or a single one.
+        folds = selection.folds[selection.candidates[0]] if settings.folds is None else settings.folds
+        empirical = find_best(
+            settings.plan,
+            settings.dataset,
+            settings.workspace,
+            configurations=selection.candidates,
+            folds=folds,
+            own_splits=settings.splits is not None,
+        )
     empirical.save(settings.workspace.empirical)
 
 
@@ -130,7 +146,6 @@ def _bundle(_step: Step, settings: Settings, _selection: Selection, _again: bool
 
 _ACTIONS: Mapping[Kind, Callable[[Step, Settings, Selection, bool], Stopped | None]] = {
     Kind.PREPROCESS: _preprocess,
-    Kind.TRAIN: _train,
     Kind.VALIDATE: _validate,
     Kind.FIND_BEST: _find_best,
     Kind.POSTPROCESS: _postprocess,

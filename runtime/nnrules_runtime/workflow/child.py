@@ -25,6 +25,8 @@ __all__ = ["Ended", "Stopped", "in_child"]
 
 How = Literal["done", "stopped", "failed", "killed"]
 _PRELOADED = ("nnrules_runtime.workflow.actions",)
+# Twenty trainings would say twenty times on which device; their logs do.
+_SHOWN = frozenset(f"nnrules_runtime.{name}" for name in ("progress", "train.loop", "train.validation"))
 _LOG_FORMAT = "%(levelname)s: %(message)s"
 
 
@@ -157,12 +159,18 @@ def _main(
 def _set_up_logging(log: Path | None, level: int) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log is not None:
+        handlers[0].addFilter(_is_shown)
         log.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(log, encoding="utf-8")
         file.setFormatter(logging.Formatter(f"%(asctime)s {_LOG_FORMAT}"))
         handlers.append(file)
     logging.basicConfig(format=_LOG_FORMAT, handlers=handlers, level=logging.WARNING)
     logging.getLogger("nnrules_runtime").setLevel(level)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    """Whether the terminal shows what the log of the step holds: how it goes on, and what is wrong."""
+    return record.levelno >= logging.WARNING or record.name in _SHOWN
 
 
 def _end_with(sentinel: int) -> None:

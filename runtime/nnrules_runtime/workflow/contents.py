@@ -18,6 +18,7 @@ from nnrules_runtime.network.model import MODEL_FILE
 from nnrules_runtime.preprocess.case import Preprocessing
 from nnrules_runtime.preprocess.dataset import store_folder
 from nnrules_runtime.preprocess.store import stored_key
+from nnrules_runtime.train.cascade import stages_of
 from nnrules_runtime.train.checkpoint import training_fields
 from nnrules_runtime.train.validation import SUMMARY_FILE, VALIDATION_FOLDER
 from nnrules_runtime.values import reading
@@ -41,13 +42,15 @@ def inputs_of(step: Step, graph: Graph, settings: Settings) -> Digests:
         Name → digest; names are fit for people.
     """
     digests = {
-        f"result of {graph[name].title}": content_hash(outputs_of(graph[name], settings))
-        for name in step.needs
+        f"result of {graph[name].title}": content_hash(_result(graph[name], settings)) for name in step.reads
     }
     for title, value in _read_of_plan(step, settings).items():
         digests[title] = content_hash(value)
     if step.kind is Kind.PREPROCESS:
         digests["images and labels"] = _files(settings)
+    if step.kind is Kind.TRAIN:
+        # Its own cases, not all that preprocessing left: another configuration more or less changes nothing here.
+        digests["preprocessed cases"] = content_hash(_stores(step, settings))
     return digests
 
 
@@ -64,16 +67,26 @@ def outputs_of(step: Step, settings: Settings) -> Digests | None:
             return _weights(_fold(step, settings))
         case Kind.VALIDATE:
             folder = _fold(step, settings) / VALIDATION_FOLDER
+            if step.probabilities and not _has_probabilities(folder):
+                return None
             return _documents([folder / SUMMARY_FILE], sizes_in=folder)
         case Kind.FIND_BEST:
-            return _choice(settings, folds=False)
+            # A refit changes the folds that predict, and is undone where none is asked for.
+            return _choice(settings, folds=settings.refit is None)
         case Kind.REFIT:
-            return _choice(settings, folds=True)
+            return _choice(settings, folds=True, choice=False)
         case Kind.POSTPROCESS:
             folder = settings.workspace.cross_validation
             return _documents([folder / SUMMARY_FILE], sizes_in=folder)
         case Kind.BUNDLE:
             return None if settings.bundle is None else _stat(settings.bundle)
+
+
+def _result(step: Step, settings: Settings) -> Digests | None:
+    """What a step has left for those after it: of the choice not the folds, which a refit changes."""
+    if step.kind is Kind.FIND_BEST:
+        return _choice(settings, folds=False)
+    return outputs_of(step, settings)
 
 
 def _read_of_plan(step: Step, settings: Settings) -> dict[str, Any]:
@@ -94,6 +107,11 @@ def _read_of_plan(step: Step, settings: Settings) -> dict[str, Any]:
             return {
                 "plan: what training reads": training_fields(settings.plan, name, step.fold),
                 "cases, groups and splits": [cases, splits],
+                **{
+                    f"plan: inference of {stage}": document["configurations"][stage]["inference"]
+                    for stage in stages_of(settings.plan, name)
+                    if stage != name
+                },
             }
         case Kind.VALIDATE:
             configuration = document["configurations"][step.configurations[0]]
@@ -113,7 +131,7 @@ def _read_of_plan(step: Step, settings: Settings) -> dict[str, Any]:
         case Kind.BUNDLE:
             return {
                 "plan": settings.plan.hash,
-                "licence": settings.licence,
+                "licence": _licence(settings.licence),
                 "file": str(settings.bundle),
                 "choice": list(step.configurations),
             }
@@ -149,21 +167,41 @@ def _weights(folder: Path) -> Digests | None:
     path = folder / MODEL_FILE
     if not path.is_file():
         return None
-    weights = read_json(path, ModelError).get("weights", {})
+    document = read_json(path, ModelError)
+    weights = document.get("weights", {}) if isinstance(document, dict) else {}
     if "final" not in weights or not all((folder / entry["file"]).is_file() for entry in weights.values()):
         return None
     return {name: entry["sha256"] for name, entry in weights.items()}
 
 
-def _choice(settings: Settings, *, folds: bool) -> Digests | None:
-    """The choice itself, or the folds that predict, which a refit changes."""
+def _choice(settings: Settings, *, folds: bool, choice: bool = True) -> Digests | None:
+    """The choice itself, and the folds that predict, which a refit changes."""
     path = settings.workspace.empirical
     if not path.is_file():
         return None
     document = read_json(path, ModelError)
+    if not isinstance(document, dict):
+        return None
+    digests = {}
+    if choice:
+        chosen = {key: value for key, value in document.items() if key != "folds"}
+        digests["choice"] = content_hash(chosen)
     if folds:
-        return {"folds": content_hash(document.get("folds"))}
-    return {"choice": content_hash({key: value for key, value in document.items() if key != "folds"})}
+        digests["folds"] = content_hash(document.get("folds"))
+    return digests
+
+
+def _has_probabilities(folder: Path) -> bool:
+    """Whether every case that was validated has them."""
+    if not (folder / SUMMARY_FILE).is_file():
+        return False
+    document = read_json(folder / SUMMARY_FILE, ModelError)
+    return all((folder / f"{entry['id']}.npz").is_file() for entry in document["cases"])
+
+
+def _licence(text: str | None) -> str | None:
+    """Its text where a file is named: that may change."""
+    return digest_of_file(Path(text)) if text is not None and Path(text).is_file() else text
 
 
 def _documents(paths: Iterable[Path], *, sizes_in: Path | None = None) -> Digests | None:
@@ -175,7 +213,7 @@ def _documents(paths: Iterable[Path], *, sizes_in: Path | None = None) -> Digest
         sizes = {
             str(path.relative_to(sizes_in)): path.stat().st_size
             for path in sorted(sizes_in.rglob("*"))
-            if path.is_file() and not path.name.startswith(".")
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(sizes_in).parts)
         }
         digests["files"] = content_hash(sizes)
     return digests

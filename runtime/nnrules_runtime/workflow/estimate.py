@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 from typing import Any
 
 from nnrules.errors import RunError
 from nnrules.image_io import read_geometry
 
+from nnrules_runtime.files import make_folder
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.network.describe import describe
 from nnrules_runtime.predict.predictor import Predictor
 from nnrules_runtime.profile import Profile, num_usable_cores
+from nnrules_runtime.train.case_cache import case_bytes, expected_bytes
+from nnrules_runtime.train.loader import cache_bytes_per_process
 from nnrules_runtime.train.recipe import Recipe
 from nnrules_runtime.values import reading
 from nnrules_runtime.workflow.child import Ended, in_child
@@ -22,9 +27,11 @@ from nnrules_runtime.workflow.graph import Selection
 from nnrules_runtime.workflow.settings import Settings
 from nnrules_runtime.workflow.step import Kind, Step
 from nnrules_runtime.workflow.trial import (
+    TRIAL_SCRATCH,
     PreprocessingTrial,
     Trial,
     num_voxels,
+    sample_cases,
     try_configuration,
     try_preprocessing,
 )
@@ -33,7 +40,6 @@ from nnrules_runtime.workspace import Workspace
 __all__ = ["Cost", "Estimates", "estimate"]
 
 _LOGGER = logging.getLogger(__name__)
-_SCRATCH = ".trial"
 # Scoring, adding up and hashing: a voxel of a case, one process (measured on two machines: 20 to 60 ns).
 _SECONDS_PER_SCORED_VOXEL = 4e-8
 _WEIGHT_BYTES = 4
@@ -69,6 +75,19 @@ class _Trials:
     configurations: Mapping[str, tuple[Trial, int | None]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """A case on the network's grid, of which nothing is cropped.
+
+    Attributes:
+        num_voxels: of the grid.
+        num_passes: patches that the network sees of it in prediction; a mirrored one counts as another.
+    """
+
+    num_voxels: int
+    num_passes: int
+
+
 class Estimates:
     """Costs of the steps of a graph.
 
@@ -87,7 +106,8 @@ class Estimates:
         self._profile = Profile.for_training(settings.plan, **settings.profile)
         with reading(settings.plan) as root:
             self._num_heads = LabelSet.from_plan(root).num_heads
-        self._passes = {name: self._passes_of(name) for name in selection.folds}
+        self._num_channels = len(settings.plan.document["channels"])
+        self._grids = {name: self._grids_of(name) for name in selection.folds}
 
     def of(self, step: Step) -> Cost:
         """What a step will take."""
@@ -125,6 +145,8 @@ class Estimates:
             + training["num_validation_iterations_per_epoch"] * trial.seconds_per_validation_iteration
         )
         seconds = trial.seconds_to_start + training["epochs"] * epoch
+        if memory is not None:
+            memory += self._cached(name)
         # Final and best weights; the checkpoint goes at the end.
         return Cost(seconds, memory, 2 * self._weights(name), self._gpu(name))
 
@@ -133,13 +155,13 @@ class Estimates:
         trial, memory = self._trials.configurations[name]
         # The mean over folds: which cases a fold has may be known only after preprocessing.
         voxels = sum(self._voxels.values()) // self._selection.num_folds
-        passes = sum(self._passes[name].values()) / self._selection.num_folds
+        passes = sum(grid.num_passes for grid in self._grids[name].values()) / self._selection.num_folds
         seconds = trial.seconds_to_start + passes * trial.seconds_per_pass
         per_voxel = trial.seconds_per_export_voxel + _SECONDS_PER_SCORED_VOXEL
         disk = voxels // 10
         if self._selection.needs_probabilities:
-            per_voxel += trial.seconds_per_export_voxel
-            disk += voxels * self._num_heads * 4
+            per_voxel += trial.seconds_per_probability_voxel
+            disk += round(voxels * trial.bytes_per_probability_voxel)
         return Cost(seconds + voxels * per_voxel, memory, disk, self._gpu(name))
 
     def _choice(self, step: Step) -> Cost:
@@ -154,8 +176,32 @@ class Estimates:
             scored * _SECONDS_PER_SCORED_VOXEL, None, voxels // 10 if step.kind is Kind.POSTPROCESS else 0
         )
 
-    def _passes_of(self, name: str) -> dict[str, int]:
-        """Patches that the network sees of each case in prediction."""
+    def _cached(self, name: str) -> int:
+        """Decompressed cases that processes keep, above those of the trial, which saw two cases only."""
+        training = self._settings.plan.document["training"]
+        batch_size = self._settings.plan.configurations[name]["batch_size"]
+        num_processes = max(1, self._profile.num_workers)
+        limit = cache_bytes_per_process(self._profile.num_workers)
+        sizes = {
+            case: case_bytes(grid.num_voxels, self._num_channels) for case, grid in self._grids[name].items()
+        }
+        mean = sum(sizes.values()) / len(sizes)
+        held_out = len(sizes) / max(1, self._selection.num_folds)
+        phases = {
+            "num_iterations_per_epoch": len(sizes) - held_out if self._selection.held_out else len(sizes),
+            "num_validation_iterations_per_epoch": held_out,
+        }
+        kept = sum(
+            expected_bytes(
+                number, mean, training["epochs"] * training[field] * batch_size / num_processes, limit
+            )
+            for field, number in phases.items()
+        )
+        tried = sum(sizes[case.id] for case in sample_cases(self._settings.dataset).cases)
+        return round(num_processes * (kept - len(phases) * min(tried, limit)))
+
+    def _grids_of(self, name: str) -> dict[str, _Grid]:
+        """Each case on the network's grid."""
         recipe = Recipe.from_plan(self._settings.plan, name)
         predictor = Predictor.from_networks(
             self._settings.plan, name, [recipe.network], profile=self._profile
@@ -163,7 +209,8 @@ class Estimates:
         found = {}
         for case in self._settings.dataset.cases:
             shape, spacing = predictor.reader.grid(read_geometry(case.image_paths[0]))
-            found[case.id] = predictor.num_passes(shape, spacing)
+            voxels = prod(predictor.network_shape(shape, spacing))
+            found[case.id] = _Grid(voxels, predictor.num_passes(shape, spacing))
         return found
 
     def _weights(self, name: str) -> int:
@@ -186,22 +233,30 @@ def estimate(settings: Settings, selection: Selection) -> Estimates:
     Raises:
         NnrulesError: what would go wrong in the run, too.
     """
-    scratch = Workspace(settings.workspace.root / _SCRATCH)
     names = tuple(selection.folds)
-    try:
+    root = make_folder(settings.workspace.root)
+    with tempfile.TemporaryDirectory(prefix=TRIAL_SCRATCH, dir=root) as folder:
+        scratch = Workspace(Path(folder))
         preprocessing = _measured(in_child(try_preprocessing, settings, names, scratch, title="trial"))
         found = {}
         for name in names:
             _LOGGER.info("trying a few iterations of %s", name)
             found[name] = _measured(
-                in_child(try_configuration, settings, name, scratch, title=f"trial of {name}")
+                in_child(
+                    try_configuration,
+                    settings,
+                    name,
+                    scratch,
+                    selection.needs_probabilities,
+                    title=f"trial of {name}",
+                )
             )
-    finally:
-        shutil.rmtree(scratch.root, ignore_errors=True)
     return Estimates(settings, selection, _Trials(preprocessing=preprocessing, configurations=found))
 
 
 def _measured(ended: Ended) -> tuple[Any, int | None]:
+    if ended.is_interrupted:
+        raise KeyboardInterrupt
     if ended.how != "done":
         raise RunError(ended.problems)
     return ended.value, ended.peak_bytes

@@ -18,7 +18,7 @@ from nnrules_runtime.workflow.step import Graph, Step
 
 __all__ = ["Ledger", "Record", "Standing", "Status"]
 
-_VERSION = "1.0"
+_VERSION = "1.1"
 
 
 class Status(Enum):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnrules.errors import Problem
+from nnrules.documents import check_writable
+from nnrules.errors import Problem, UsageError
 
+from nnrules_runtime.bundle import read_licence
 from nnrules_runtime.files import make_folder
 from nnrules_runtime.lock import locked
+from nnrules_runtime.select.best import FIND_BEST_SCRATCH
 from nnrules_runtime.select.empirical import Empirical
 from nnrules_runtime.workflow.actions import perform
 from nnrules_runtime.workflow.child import Ended, in_child
@@ -19,6 +23,8 @@ from nnrules_runtime.workflow.graph import Selection, build_graph, select
 from nnrules_runtime.workflow.ledger import Ledger, Standing, Status
 from nnrules_runtime.workflow.settings import Settings
 from nnrules_runtime.workflow.step import Graph, Kind, Step
+from nnrules_runtime.workflow.trial import TRIAL_SCRATCH
+from nnrules_runtime.workspace import Workspace
 
 __all__ = ["Outcome", "StepResult", "current_graph", "run_all"]
 
@@ -99,6 +105,7 @@ def run_all(
     """
     selection = select(settings)
     make_folder(settings.workspace.root)
+    _check_bundle(settings)  # which may lie there
     with locked(
         settings.workspace.root,
         _LOCK_FILE,
@@ -106,6 +113,20 @@ def run_all(
         fix="Wait for it, or choose another --work.",
     ):
         return _Run(settings, selection, tell, told).all(redo=redo)
+
+
+def _check_bundle(settings: Settings) -> None:
+    """Refuse now what would be refused after days of training."""
+    if settings.bundle is not None:
+        check_writable(settings.bundle)
+    elif settings.licence is not None:
+        raise UsageError(
+            Problem(
+                where="--licence", what="there is no bundle that it could be of", fix="Add --bundle FILE."
+            )
+        )
+    if settings.licence is not None:
+        read_licence(settings.licence)
 
 
 class _Run:
@@ -137,8 +158,9 @@ class _Run:
     def all(self, *, redo: bool) -> Outcome:
         """Do the steps up to the choice, and then those that follow from it."""
         self._redo = redo
-        self._steps(current_graph(self._settings, self._selection))
-        # The choice may be another one now, and with it what follows.
+        _remove_leftovers(self._settings.workspace)
+        # What follows an earlier choice is left alone until this one is made.
+        self._steps(build_graph(self._settings, self._selection))
         graph = current_graph(self._settings, self._selection)
         self._steps(graph)
         self.outcome.results = [self._results[step.name] for step in graph if step.name in self._results]
@@ -167,13 +189,15 @@ class _Run:
         self._tell(step, standing, number, len(graph))
         inputs = inputs_of(step, graph, self._settings)
         # Where its result is there no more, it was being done again and goes on.
-        again = standing.status is Status.CHANGED and outputs_of(step, self._settings) is not None
+        again = self._is_done_again(step, standing)
         if again and step.kind is Kind.TRAIN and not self._redo:
             return StepResult(step=step, how="failed", problems=(_lost(step, standing),))
-        ended = self._in_child(step, again=again)
+        replaced = self._replaced(step, graph) if again else ()
+        ended = self._in_child(step, again=again, replaced=replaced)
         if ended.how == "killed":
             _LOGGER.warning("%s: %s; trying once more", step.title, ended.problems[0])
-            ended = self._in_child(step, again=False)
+            # What there was before is gone, or still there to be removed.
+            ended = self._in_child(step, again=self._is_done_again(step, standing), replaced=replaced)
         if ended.is_interrupted:
             self.outcome.stopped = str(ended.value or "a signal")
         if ended.how == "done":
@@ -187,9 +211,49 @@ class _Run:
             peak_bytes=ended.peak_bytes,
         )
 
-    def _in_child(self, step: Step, *, again: bool) -> Ended:
+    def _is_done_again(self, step: Step, standing: Standing) -> bool:
+        """Whether there is a result of other inputs, which is to be removed first."""
+        return standing.status is Status.CHANGED and outputs_of(step, self._settings) is not None
+
+    def _replaced(self, step: Step, graph: Graph) -> tuple[int | str, ...]:
+        """The other folds of a training that will be done again, too."""
+        return tuple(
+            other.fold
+            for other in graph.of(Kind.TRAIN)
+            if step.kind is Kind.TRAIN
+            and other.configurations == step.configurations
+            and other.fold is not None
+            and other.name not in self._results
+            and self._ledger.standing(other, graph).status is Status.CHANGED
+        )
+
+    def _in_child(self, step: Step, *, again: bool, replaced: tuple[int | str, ...]) -> Ended:
         log: Path = self._settings.workspace.logs / f"{step.name}.log"
-        return in_child(perform, step, self._settings, self._selection, again, log=log, title=step.title)
+        return in_child(
+            perform,
+            step,
+            self._settings,
+            self._selection,
+            again,
+            replaced,
+            log=log,
+            title=step.title,
+        )
+
+
+def _remove_leftovers(workspace: Workspace) -> None:
+    """Remove what processes that were killed left between steps; nobody else runs here while the lock is held."""
+    patterns = (
+        f"{FIND_BEST_SCRATCH}*",
+        f".{workspace.cross_validation.name}.*",
+        f".{workspace.empirical.name}.*",
+    )
+    found = [path for pattern in (*patterns, f"{TRIAL_SCRATCH}*") for path in workspace.root.glob(pattern)]
+    for path in (*found, *workspace.steps.glob(".*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _lost(step: Step, standing: Standing) -> Problem:

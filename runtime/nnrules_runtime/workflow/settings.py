@@ -27,9 +27,9 @@ class Settings:
         dataset: its dataset.
         workspace: where everything is written.
         configurations: those to train; ``None``: all that the plan trains.
-        folds: those to train; ``None``: all. The first stage of a cascade always has all: the second one is trained
-            on predictions of cases that were held out.
-        splits: folds of the user's own, see :mod:`nnrules_runtime.train.splits`; ``None``: the plan's.
+        folds: those to train; ``None``: all. ``("all",)``: one model of all cases, without a choice. The first stage
+            of a cascade always has all folds: the second one is trained on predictions of cases that were held out.
+        splits: folds of the user's own, see :mod:`nnrules_runtime.folds.splits`; ``None``: the plan's.
         refit: what is trained for the choice that was made; ``None``: nothing more than the folds.
         profile: parts of the execution profile that were given, see :func:`nnrules_runtime.profile.choose_profile`.
         preprocess_workers: processes of the preprocessing; ``None``: as fit.
@@ -42,7 +42,7 @@ class Settings:
     dataset: Dataset
     workspace: Workspace
     configurations: tuple[str, ...] | None = None
-    folds: tuple[int, ...] | None = None
+    folds: tuple[int | str, ...] | None = None
     splits: Path | None = None
     refit: Refit | None = None
     profile: Mapping[str, Any] = field(default_factory=dict)

@@ -29,13 +29,18 @@ class Step:
         kind: what it does.
         configurations: of the plan; several for steps that concern several.
         fold: of a training and its validation.
-        needs: names of the steps whose results it reads.
+        needs: names of the steps that come before it.
+        reads: those of them whose result it is done again for; a training also reads the preprocessed cases of its
+            own configuration, see :func:`~nnrules_runtime.workflow.contents.inputs_of`.
+        probabilities: whether a validation also leaves probabilities.
     """
 
     kind: Kind
     configurations: tuple[str, ...] = ()
     fold: int | str | None = None
     needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    probabilities: bool = False
 
     @property
     def name(self) -> str:
@@ -65,7 +70,7 @@ class Graph:
     def __init__(self, steps: Iterable[Step]) -> None:
         self._steps: dict[str, Step] = {}
         for step in steps:
-            missing = [name for name in step.needs if name not in self._steps]
+            missing = [name for name in (*step.needs, *step.reads) if name not in self._steps]
             if missing or step.name in self._steps:
                 raise ValueError(f"{step.name} stands twice or before {missing}")
             self._steps[step.name] = step

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,9 @@ from nnrules.dataset import Case, Dataset
 from nnrules.image_io import read_geometry
 
 from nnrules_runtime.network.architecture import Architecture
+from nnrules_runtime.predict.export import crop_box
 from nnrules_runtime.predict.predictor import Predictor
+from nnrules_runtime.predict.probabilities import write_probabilities
 from nnrules_runtime.preprocess.dataset import preprocess_configurations, preprocess_dataset
 from nnrules_runtime.profile import Profile
 from nnrules_runtime.train.metrics import METRICS_FILE
@@ -31,9 +32,18 @@ from nnrules_runtime.values import reading
 from nnrules_runtime.workflow.settings import Settings
 from nnrules_runtime.workspace import Workspace
 
-__all__ = ["PreprocessingTrial", "Trial", "sample_cases", "try_configuration", "try_preprocessing"]
+__all__ = [
+    "TRIAL_SCRATCH",
+    "PreprocessingTrial",
+    "Trial",
+    "num_voxels",
+    "sample_cases",
+    "try_configuration",
+    "try_preprocessing",
+]
 
 _LOGGER = logging.getLogger(__name__)
+TRIAL_SCRATCH = ".trial."
 # The first epoch warms up: allocators, page cache, workers.
 _EPOCHS, _ITERATIONS, _VALIDATION_ITERATIONS = 2, 4, 1
 _FOLD = "all"
@@ -50,6 +60,9 @@ class Trial:
         seconds_per_validation_iteration: of the validation within an epoch.
         seconds_per_pass: of a patch in prediction; a mirrored one counts as another.
         seconds_per_export_voxel: of the way from the network's output to a label map, a voxel of the image.
+        seconds_per_probability_voxel: of the way to a file of probabilities, a voxel of the image; 0 where none is
+            written.
+        bytes_per_probability_voxel: of such a file.
         seconds_to_start: of a training until its first iteration.
     """
 
@@ -57,6 +70,8 @@ class Trial:
     seconds_per_validation_iteration: float
     seconds_per_pass: float
     seconds_per_export_voxel: float
+    seconds_per_probability_voxel: float
+    bytes_per_probability_voxel: float
     seconds_to_start: float
 
     def to_json(self) -> dict[str, float]:
@@ -113,7 +128,6 @@ def try_preprocessing(
         scratch: a work folder for this; what is there is used by :func:`try_configuration`.
     """
     sample = sample_cases(settings.dataset)
-    shutil.rmtree(scratch.root, ignore_errors=True)
     started = time.perf_counter()
     summaries = preprocess_configurations(settings.plan, sample, configurations, scratch, num_workers=0)
     seconds = time.perf_counter() - started
@@ -124,13 +138,14 @@ def try_preprocessing(
     )
 
 
-def try_configuration(settings: Settings, name: str, scratch: Workspace) -> Trial:
+def try_configuration(settings: Settings, name: str, scratch: Workspace, probabilities: bool) -> Trial:
     """Train and predict for a few seconds.
 
     Args:
         settings: of the run.
         name: the configuration.
         scratch: where :func:`try_preprocessing` has preprocessed.
+        probabilities: whether validation writes them, too.
     """
     sample = sample_cases(settings.dataset)
     # Unseeded, as operators that can be repeated to the bit may be slower; the run itself decides that by its seed.
@@ -162,25 +177,35 @@ def try_configuration(settings: Settings, name: str, scratch: Workspace) -> Tria
     last = epochs[-1]
     iteration = last["seconds_per_iteration"]
     validation = max(0.0, last["seconds"] - iteration * last["num_iterations"]) / _VALIDATION_ITERATIONS
-    per_pass, per_voxel = _try_prediction(settings, name, sample, scratch)
+    predicted = _try_prediction(settings, name, sample, scratch, probabilities=probabilities)
     return Trial(
         seconds_per_iteration=iteration,
         seconds_per_validation_iteration=validation,
-        seconds_per_pass=per_pass,
-        seconds_per_export_voxel=per_voxel,
+        seconds_per_pass=predicted.seconds_per_pass,
+        seconds_per_export_voxel=predicted.seconds_per_export_voxel,
+        seconds_per_probability_voxel=predicted.seconds_per_probability_voxel,
+        bytes_per_probability_voxel=predicted.bytes_per_probability_voxel,
         seconds_to_start=max(0.0, seconds - sum(epoch["seconds"] for epoch in epochs)),
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prediction:
+    """The part of a :class:`Trial` that is about prediction."""
+
+    seconds_per_pass: float
+    seconds_per_export_voxel: float
+    seconds_per_probability_voxel: float = 0.0
+    bytes_per_probability_voxel: float = 0.0
+
+
 def _try_prediction(
-    settings: Settings, name: str, sample: Dataset, scratch: Workspace
-) -> tuple[float, float]:
-    """Seconds of a pass, and of a voxel's export."""
+    settings: Settings, name: str, sample: Dataset, scratch: Workspace, *, probabilities: bool
+) -> _Prediction:
+    """A few windows of the larger case, and the export of all of it, so that the memory is that of the run."""
     predictor = Predictor(scratch.models(name) / f"fold_{_FOLD}")
-    case = min(
-        preprocess_dataset(settings.plan, sample, name, scratch), key=lambda stored: prod(stored.shape)
-    )
-    image = case.image()
+    stored = max(preprocess_dataset(settings.plan, sample, name, scratch), key=lambda case: prod(case.shape))
+    image = stored.image()
     with reading(settings.plan) as root:
         num_inputs = Architecture.from_plan(root.section("configurations").section(name)).num_inputs
     if num_inputs > len(image):  # the labels of the previous stage
@@ -190,11 +215,35 @@ def _try_prediction(
     started = time.perf_counter()
     logits = predictor.logits(few)
     per_pass = (time.perf_counter() - started) / predictor.sliding.num_passes(few.shape[1:])
-    # Values do not matter to the time, and one value for all voxels takes no memory.
-    whole = torch.zeros(1, 1, 1, 1).expand(len(logits), *image.shape[1:])
+    whole = _repeated(logits, image.shape[1:])
     started = time.perf_counter()
-    labels = predictor.export(whole, case.geometry)
-    return per_pass, (time.perf_counter() - started) / labels.size
+    labels = predictor.export(whole, stored.geometry)
+    per_voxel = (time.perf_counter() - started) / labels.size
+    if not probabilities:
+        return _Prediction(seconds_per_pass=per_pass, seconds_per_export_voxel=per_voxel)
+    (case,) = (case for case in sample.cases if case.id == stored.id)
+    file = scratch.root / f"{case.id}.npz"
+    started = time.perf_counter()
+    write_probabilities(
+        file,
+        predictor.export_probabilities(whole, stored.geometry),
+        None if predictor.exporter.whole_image else crop_box(stored.geometry),
+        reader=predictor.reader,
+        in_file=read_geometry(case.image_paths[0]),
+    )
+    return _Prediction(
+        seconds_per_pass=per_pass,
+        seconds_per_export_voxel=per_voxel,
+        seconds_per_probability_voxel=(time.perf_counter() - started) / labels.size,
+        bytes_per_probability_voxel=file.stat().st_size / labels.size,
+    )
+
+
+def _repeated(logits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Logits of a part ``(K, z, y, x)``, repeated over the whole ``(K, Z, Y, X)``."""
+    for axis, edge in enumerate(shape, start=1):
+        logits = logits.index_select(axis, torch.arange(edge) % logits.shape[axis])
+    return logits
 
 
 def _part(image: npt.NDArray[np.float32], predictor: Predictor) -> npt.NDArray[np.float32]:

@@ -1,20 +1,22 @@
-"""nnU-Net v2 as a process that the tests of its parity ask.
+"""nnU-Net v2 as a process that the tests of its parity ask, and what they compare.
 
 ``NNRULES_PEER_SEED`` draws other inputs. Where nnU-Net v2 is not installed these tests skip aloud, except on CI (or
 with ``NNRULES_PEER=install``), which installs it.
 """
 
+import copy
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
 import pytest
+from nnrules.plan import Plan
 
 SEED = int(os.environ.get("NNRULES_PEER_SEED", "20261123"))
 SERVER = Path(__file__).resolve().parent / "peer_jobs" / "serve.py"
@@ -22,6 +24,7 @@ SERVER = Path(__file__).resolve().parent / "peer_jobs" / "serve.py"
 Arrays = dict[str, np.ndarray]
 AskPeer = Callable[..., tuple[Any, Arrays]]
 Compare = Callable[[str, float, float], None]
+Difference = Callable[[Mapping[str, float], Mapping[str, float]], float]
 
 
 class Peer:
@@ -85,17 +88,6 @@ class Peer:
 
 
 @pytest.fixture(scope="session")
-def peer_python(peer: ModuleType) -> Path:
-    """The interpreter of nnU-Net v2."""
-    install = bool(os.environ.get("CI")) or os.environ.get("NNRULES_PEER") == "install"
-    try:
-        found: Path = peer.interpreter(install=install)
-    except peer.PeerMissingError as exc:
-        pytest.skip(str(exc))
-    return found
-
-
-@pytest.fixture(scope="session")
 def ask_peer(peer_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AskPeer]:
     """``ask_peer(task, document, arrays) -> (document, arrays)``: see :class:`Peer`."""
     process = Peer(peer_python, tmp_path_factory.mktemp("peer"))
@@ -120,3 +112,48 @@ def compare(record_property: Callable[[str, object], None]) -> Compare:
         assert difference <= at_most, line
 
     return check
+
+
+@pytest.fixture(scope="session")
+def narrow() -> Callable[..., Plan]:
+    """The plan with few features, doubled at each stage, so that a CPU runs its networks in no time.
+
+    ``sums`` is the type of the sums over windows and folds; default: the plan's.
+    """
+
+    def make(plan: Plan, *, features: int = 4, most: int = 16, sums: str | None = None) -> Plan:
+        document = copy.deepcopy(dict(plan.document))
+        for configuration in document["configurations"].values():
+            architecture = configuration["architecture"]
+            stages = range(architecture["num_stages"])
+            architecture["features_per_stage"] = [min(features * 2**stage, most) for stage in stages]
+            if sums is not None:
+                inference = configuration["inference"]
+                inference["accumulation"]["dtype"] = inference["folds"]["dtype"] = sums
+        return Plan(document)
+
+    return make
+
+
+# nnU-Net v2's names of metrics, and ours.
+METRICS = {
+    "Dice": "dice", "IoU": "iou", "TP": "tp", "FP": "fp", "FN": "fn", "TN": "tn", "n_pred": "num_predicted",
+    "n_ref": "num_reference",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def largest_difference() -> Difference:
+    """Over all metrics of ours and of nnU-Net v2; undefined on one side only is infinitely far off."""
+
+    def find(found: Mapping[str, float], expected: Mapping[str, float]) -> float:
+        worst = 0.0
+        for theirs, ours in METRICS.items():
+            if math.isnan(expected[theirs]) or math.isnan(found[ours]):
+                off = 0.0 if math.isnan(expected[theirs]) and math.isnan(found[ours]) else math.inf
+            else:
+                off = abs(found[ours] - expected[theirs])
+            worst = max(worst, off)
+        return worst
+
+    return find

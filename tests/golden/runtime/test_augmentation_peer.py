@@ -7,7 +7,6 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -73,14 +72,9 @@ def smooth_labels(rng: np.random.Generator, num: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def asked(
-    peer: ModuleType, tmp_path_factory: pytest.TempPathFactory
+    peer_python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What was given to the peer, and its answers."""
-    install = bool(os.environ.get("CI")) or os.environ.get("NNRULES_PEER") == "install"
-    try:
-        python: Path = peer.interpreter(install=install)
-    except peer.PeerMissingError as exc:
-        pytest.skip(str(exc))
     rng = np.random.default_rng(SEED)
     given: dict[str, Any] = {
         "final": np.array(FINAL),
@@ -95,7 +89,7 @@ def asked(
         given[f"labels_{number}"] = smooth_labels(rng, 2 + number)[None]
     folder = tmp_path_factory.mktemp("peer")
     np.savez(folder / "given.npz", **given)
-    command = [python, "-c", QUESTION, folder / "given.npz", folder / "answer.npz"]
+    command = [peer_python, "-c", QUESTION, folder / "given.npz", folder / "answer.npz"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return given, dict(np.load(folder / "answer.npz"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nnrules_runtime.train.folds import FoldPolicy
+from nnrules_runtime.folds.policy import FoldPolicy
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 RECORDED = CHECKOUT.parent / "shared" / "golden" / "runtime" / "f_splits.json"
@@ -32,6 +32,7 @@ def policy(num_folds: int, seed: int) -> FoldPolicy:
         too_few="refuse",
         num_instances=None,
         configurations=None,
+        chosen_by_validation=False,
         extra_train_share=0.8,
         extra_seed_offset=12345,
         extra_from=0,

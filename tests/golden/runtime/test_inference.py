@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from nnrules.engine.packs import load_pack
 from nnrules.engine.planning import make_plan
 from nnrules.fingerprint import Fingerprint
@@ -32,6 +31,7 @@ NAMES = {2: "2d", 3: "3d_fullres"}
 Record = Callable[[str, object], None]
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.shared,
     pytest.mark.skipif(not RECORDED.is_dir(), reason=REASON),
 ]
@@ -43,11 +43,6 @@ def recorded(name: str, key: str) -> Any:
 
 CASES: dict[str, Any] = recorded("sliding_window.json", "cases")
 GAUSSIANS: dict[str, Any] = recorded("gaussian.json", "calls")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -34,14 +34,10 @@ TOLERANCE = 5e-5
 Record = Callable[[str, object], None]
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.shared,
     pytest.mark.skipif(not RECORDED.is_dir(), reason=REASON),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(1)
 
 
 def recorded(name: str) -> dict[str, Any]:

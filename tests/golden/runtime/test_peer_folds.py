@@ -10,7 +10,7 @@ from nnrules.engine.packs import load_pack
 from nnrules.engine.planning import make_plan
 from nnrules.fingerprint import Fingerprint
 
-from nnrules_runtime.train.folds import FoldPolicy, split_folds
+from nnrules_runtime.folds.policy import FoldPolicy, split_folds
 from nnrules_runtime.values import reading
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(300)]

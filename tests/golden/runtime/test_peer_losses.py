@@ -15,7 +15,12 @@ from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.train.loss import Loss
 from nnrules_runtime.values import reading
 
-pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.peer,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
 
 BATCH = 3
 VALUE_LIMIT = 2e-6  # of the value
@@ -29,11 +34,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "regions": REGIONS,
     "regions and ignore": {**REGIONS, "ignore": IGNORE},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def drawn_target(rng: np.random.Generator, shape: tuple[int, ...], *, ignore: bool) -> np.ndarray:

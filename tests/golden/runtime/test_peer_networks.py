@@ -1,6 +1,5 @@
 """Logits of networks that the installed nnunetv2 2.8.1 built from our exported plans, after importing their weights."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,13 @@ from nnrules.plan import Plan
 from nnrules_runtime.network.model_import import import_nnunetv2
 from nnrules_runtime.network.nnunetv2 import to_nnunetv2_state_dict
 
-pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.peer,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
 
-FEATURES, MAX_FEATURES = 4, 24
 LIMIT = 1e-4
 PLANNERS = {"plain": "ExperimentPlanner", "residual": "ResEncUNetPlanner"}
 SPACINGS = {"isotropic": (1.0, 1.0, 1.0), "anisotropic": (6.0, 0.9, 0.8)}
@@ -28,11 +31,6 @@ CASES = [
     ("residual", "anisotropic", "3d_fullres"),
     ("residual", "anisotropic", "2d"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def drawn_dataset(rng: np.random.Generator, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -57,22 +55,13 @@ def drawn_dataset(rng: np.random.Generator, kind: str) -> tuple[dict[str, Any], 
     return fingerprint, dataset
 
 
-def narrow(plan: Plan) -> Plan:
-    """The plan with so few features that a CPU runs it in no time."""
-    document = copy.deepcopy(dict(plan.document))
-    for configuration in document["configurations"].values():
-        architecture = configuration["architecture"]
-        stages = range(architecture["num_stages"])
-        architecture["features_per_stage"] = [min(FEATURES * 2**stage, MAX_FEATURES) for stage in stages]
-    return Plan(document)
-
-
 @pytest.mark.parametrize(("kind", "grid", "name"), CASES, ids=["-".join(case) for case in CASES])
 def test_logits(
     kind: str,
     grid: str,
     name: str,
     ask_peer: Callable[..., Any],
+    narrow: Callable[..., Plan],
     rng: np.random.Generator,
     compare: Callable[[str, float, float], None],
     plan_request: Callable[..., Plan],
@@ -80,7 +69,7 @@ def test_logits(
     tmp_path: Path,
 ) -> None:
     fingerprint, dataset = drawn_dataset(rng, grid)
-    plan = narrow(plan_request(PLANNERS[kind], fingerprint, dataset))
+    plan = narrow(plan_request(PLANNERS[kind], fingerprint, dataset), most=24)
     architecture = plan.configurations[name]["architecture"]
     shape = 2 * np.prod(architecture["strides"], axis=0)
     image = rng.standard_normal((2, architecture["num_input_channels"], *shape)).astype(np.float32)

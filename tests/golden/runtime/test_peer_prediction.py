@@ -4,14 +4,12 @@ The networks are small and untrained, so that their output changes from voxel to
 Where nnU-Net v2 is not installed these tests skip aloud, except on CI (or with ``NNRULES_PEER=install``).
 """
 
-import copy
 import json
 import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,6 +35,7 @@ FEATURES, MAX_FEATURES = 4, 16
 Record = Callable[[str, object], None]
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.peer,
     pytest.mark.slow,
     pytest.mark.shared,
@@ -81,27 +80,6 @@ CASES = {
         "head_neck_ct", "3d_lowres", "data/head_neck_ct/imagesTr/OpenKBP_022", budget=1, mirrors=False
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def python(peer: ModuleType) -> Path:
-    install = bool(os.environ.get("CI")) or os.environ.get("NNRULES_PEER") == "install"
-    try:
-        found: Path = peer.interpreter(install=install)
-    except peer.PeerMissingError as exc:
-        pytest.skip(str(exc))
-    return found
-
-
-def narrow(plan: Plan, configuration: str, *, sums: str) -> Plan:
-    """The plan with fewer features, and with sums of a type."""
-    document = copy.deepcopy(dict(plan.document))
-    architecture = document["configurations"][configuration]["architecture"]
-    stages = architecture["num_stages"]
-    architecture["features_per_stage"] = [min(FEATURES * 2**stage, MAX_FEATURES) for stage in range(stages)]
-    inference = document["configurations"][configuration]["inference"]
-    inference["accumulation"]["dtype"] = inference["folds"]["dtype"] = sums
-    return Plan(document)
 
 
 def drawn(plan: Plan, name: str, number: int) -> list[torch.nn.Module]:
@@ -154,12 +132,12 @@ def asked(python: Path, case: Case, networks: list[torch.nn.Module], paths: list
 @pytest.mark.parametrize("name", CASES)
 def test_prediction(
     name: str,
-    python: Path,
+    peer_python: Path,
+    narrow: Callable[..., Plan],
     plan_request: Callable[..., Plan],
     tmp_path: Path,
     record_property: Record,
 ) -> None:
-    torch.set_num_threads(1)
     case = CASES[name]
     recorded = RECORDED / case.dataset
     fingerprint, dataset = (
@@ -169,12 +147,12 @@ def test_prediction(
     image_path = SHARED / case.image
     paths = sorted(image_path.parent.glob(f"{image_path.name}_000*"))
     image, geometry = read_image(paths)
-    networks = drawn(narrow(plan, case.configuration, sums="float32"), case.configuration, case.num_folds)
-    theirs = asked(python, case, networks, paths, tmp_path)
+    networks = drawn(narrow(plan, features=FEATURES, most=MAX_FEATURES), case.configuration, case.num_folds)
+    theirs = asked(peer_python, case, networks, paths, tmp_path)
     labels, probabilities = {}, {}
     for sums in ("float32", "float16"):
         predictor = Predictor.from_networks(
-            narrow(plan, case.configuration, sums=sums),
+            narrow(plan, features=FEATURES, most=MAX_FEATURES, sums=sums),
             case.configuration,
             networks,
             profile=choose_profile(device="cpu", precision="float32", num_threads=1, channels_last=False),

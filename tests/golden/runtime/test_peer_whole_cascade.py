@@ -4,7 +4,6 @@
 to voxel: whatever is a voxel off shows, in the first stage's segmentation and in what the second makes of it.
 """
 
-import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from nnrules.image_io import read_image, write_image
 from nnrules.plan import Plan
 
@@ -32,7 +30,6 @@ REASON = (
     "../shared/golden/runtime)"
 )
 FIRST, SECOND = "3d_lowres", "3d_cascade_fullres"
-FEATURES, MAX_FEATURES = 4, 16
 BOX = (70, 96, 90)  # voxels along z, y, x: more than a patch along each axis at either resolution
 # Single precision decides near ties of drawn networks otherwise now and then; and where the first stage differs by a
 # voxel, the second may by a few.
@@ -41,6 +38,7 @@ SHARE_LIMIT, CHAIN_LIMIT = 2e-5, 1e-3
 OWN_FACTOR = 1.5
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.peer,
     pytest.mark.shared,
     pytest.mark.slow,
@@ -49,23 +47,6 @@ pytestmark = [
 ]
 
 Compare = Callable[[str, float, float], None]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def narrow(plan: Plan) -> Plan:
-    """The plan with fewer features, and with sums of float32."""
-    document = copy.deepcopy(dict(plan.document))
-    for configuration in document["configurations"].values():
-        architecture = configuration["architecture"]
-        stages = range(architecture["num_stages"])
-        architecture["features_per_stage"] = [min(FEATURES * 2**stage, MAX_FEATURES) for stage in stages]
-        inference = configuration["inference"]
-        inference["accumulation"]["dtype"] = inference["folds"]["dtype"] = "float32"
-    return Plan(document)
 
 
 def boxes(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -91,6 +72,7 @@ def part_of_an_image(rng: np.random.Generator, folder: Path) -> Path:
 
 def test_both_stages(
     ask_peer: Callable[..., Any],
+    narrow: Callable[..., Plan],
     rng: np.random.Generator,
     compare: Compare,
     plan_request: Callable[..., Plan],
@@ -100,7 +82,7 @@ def test_both_stages(
     fingerprint, dataset = (
         json.loads((RECORDED / file).read_text()) for file in ("dataset_fingerprint.json", "dataset.json")
     )
-    plan = narrow(plan_request("ExperimentPlanner", fingerprint, dataset, gpu_memory_gb=1))
+    plan = narrow(plan_request("ExperimentPlanner", fingerprint, dataset, gpu_memory_gb=1), sums="float32")
     assert plan.configurations[SECOND]["previous_stage"] == FIRST
     path = part_of_an_image(rng, tmp_path)
     folders = {name: tmp_path / f"nnUNetTrainer__nnUNetPlans__{name}" for name in (FIRST, SECOND)}
@@ -117,7 +99,8 @@ def test_both_stages(
     ]
     image, geometry = read_image([path])
     drawn = boxes(image.shape[1:], rng)
-    _, theirs = ask_peer("whole_cascade", {"stages": stages, "image": str(path)}, {"segmentation": drawn})
+    request = {"stages": stages, "images": [str(path)], "sums": ["own", "exact"]}
+    _, theirs = ask_peer("whole_cascade", request, {"0/segmentation": drawn})
     workspace = Workspace(tmp_path / "work")
     for name, folder in folders.items():
         import_nnunetv2(folder, plan, name, workspace.models(name))
@@ -127,13 +110,13 @@ def test_both_stages(
     case = path.name.partition("_0000")[0]
 
     def check(what: str, ours: np.ndarray, name: str, at_most: float) -> None:
-        wanted = theirs[f"{name}/exact"]
+        wanted = theirs[f"0/{name}/exact"]
         assert len(np.unique(wanted)) > 2
         different = int((ours != wanted).sum())
         of = f"{what} of {case}: {different} of {wanted.size} voxels differ"
         compare(f"{of} from exact sums; share", different / wanted.size, at_most)
-        if f"{name}/own" in theirs:
-            own = theirs[f"{name}/own"]
+        if f"0/{name}/own" in theirs:
+            own = theirs[f"0/{name}/own"]
             peer, different = int((own != wanted).sum()), int((ours != own).sum())
             of = f"{what} of {case}: {different} voxels differ from float16 sums, these in {peer} from exact ones"
             compare(f"{of}; share", different / wanted.size, at_most + OWN_FACTOR * peer / wanted.size)
@@ -143,7 +126,7 @@ def test_both_stages(
     # The second stage alone, with the same segmentation before it.
     with reading(plan) as root:
         stage_input = StageInput.from_plan(root, SECOND)
-    for name, segmentation in (("second", theirs["first/exact"]), ("given", drawn)):
+    for name, segmentation in (("second", theirs["0/first/exact"]), ("given", drawn)):
         stage = stage_input.prepare(image, segmentation, geometry.spacing)
         labels = second.predict_prepared(stage.image, stage.geometry, previous=stage.segmentation)
         before = "the first" if name == "second" else "drawn boxes"

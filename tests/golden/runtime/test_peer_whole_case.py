@@ -1,6 +1,5 @@
 """Cases of the shared sets, from file to segmentation, with imported models, against the installed nnunetv2 2.8.1."""
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from nnrules.image_io import read_image
 from nnrules.plan import Plan
 
@@ -26,10 +24,10 @@ REASON = (
 # The peer sums windows in float16, its probabilities are up to 4e-4 off where windows agree and more in corners.
 SHARE_LIMIT, PROBABILITY_LIMIT = 1e-3, 2e-3
 EXACT_SHARE_LIMIT, EXACT_PROBABILITY_LIMIT = 2e-5, 1e-4
-FEATURES, MAX_FEATURES = 4, 16
 NUM_TRAINED = 1
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.peer,
     pytest.mark.shared,
     pytest.mark.slow,
@@ -38,11 +36,6 @@ pytestmark = [
 ]
 
 Compare = Callable[[str, float, float], None]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def drawn_images(rng: np.random.Generator, name: str, number: int) -> list[Path]:
@@ -111,6 +104,7 @@ def test_drawn_weights(
     name: str,
     count: int,
     ask_peer: Callable[..., Any],
+    narrow: Callable[..., Plan],
     rng: np.random.Generator,
     compare: Compare,
     plan_request: Callable[..., Plan],
@@ -121,13 +115,7 @@ def test_drawn_weights(
     fingerprint, dataset = (
         json.loads((recorded / file).read_text()) for file in ("dataset_fingerprint.json", "dataset.json")
     )
-    document = copy.deepcopy(dict(plan_request("ExperimentPlanner", fingerprint, dataset).document))
-    architecture = document["configurations"][name]["architecture"]
-    stages = range(architecture["num_stages"])
-    architecture["features_per_stage"] = [min(FEATURES * 2**stage, MAX_FEATURES) for stage in stages]
-    inference = document["configurations"][name]["inference"]
-    inference["accumulation"]["dtype"] = inference["folds"]["dtype"] = "float32"
-    plan = Plan(document)
+    plan = narrow(plan_request("ExperimentPlanner", fingerprint, dataset), sums="float32")
     paths = drawn_images(rng, dataset_name, count)
     model = tmp_path / "theirs"
     write = {

@@ -1,11 +1,9 @@
 """Patch sizes and forced samples that are read from plans, and positions as the released nnU-Net v2 places them."""
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -117,16 +115,11 @@ def peer_requests(number: int) -> list[tuple[list[int], list[int], list[int], li
 
 @pytest.mark.peer
 @pytest.mark.slow
-def test_positions_are_those_of_the_installed_peer(peer: ModuleType, record_property: Any) -> None:
+def test_positions_are_those_of_the_installed_peer(peer_python: Path, record_property: Any) -> None:
     """Smallest and largest of 400 random starts, and the start of a forced patch, from nnunetv2 2.8.1 asked now."""
-    install = bool(os.environ.get("CI")) or os.environ.get("NNRULES_PEER") == "install"
-    try:
-        python = peer.interpreter(install=install)
-    except peer.PeerMissingError as exc:
-        pytest.skip(str(exc))
     requests = peer_requests(60)
     run = subprocess.run(
-        [python, "-c", ASK_PEER],
+        [peer_python, "-c", ASK_PEER],
         input=json.dumps(requests),
         capture_output=True,
         text=True,

@@ -30,6 +30,7 @@ MIN_SHARE = 0.999
 Record = Callable[[str, object], None]
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.shared,
     pytest.mark.skipif(not RECORDED.is_dir(), reason=REASON),
 ]
@@ -41,11 +42,6 @@ def load(path: Path) -> Any:
 
 PREDICTIONS = load(RECORDED / "predictions.json") if RECORDED.is_dir() else {}
 CASES = [(kind, case) for kind in ("mirror", "nomirror") for case in PREDICTIONS.get(f"cases_{kind}", ())]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from nnrules.cli import run
 from nnrules.demo.phantom import write_phantom
-from nnrules.image_io import Geometry, read_image, read_label, write_image
+from nnrules.image_io import read_image, read_label
 from nnrules.plan import Plan
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("torch_as_before")]
 
 SHORT = (
     "--set training.epochs=1 --set training.num_iterations_per_epoch=2 "
@@ -29,44 +28,22 @@ SHORT = (
 )
 TWO_LABELS = {"background": 0, "a": 1, "b": 2}
 Make = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def torch_as_before() -> Iterator[None]:
-    """Commands set switches of the process: other tests find them as they were."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+Write = Callable[..., None]
+ORIGIN = (5.0, -3.0, 2.0)
 
 
 def call(text: str, *, code: int = 0) -> None:
     assert run(text.split()) == code
 
 
-def write(
-    path: Path, array: np.ndarray[Any, Any], spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-) -> None:
-    geometry = Geometry(
-        shape=array.shape, spacing=spacing, origin_xyz=(5.0, -3.0, 2.0), direction_xyz=tuple(np.eye(3).ravel()),
-        dimension=3, num_channels=1,
-    )  # fmt: skip
-    write_image(path, array, geometry)
-
-
-def shrink(configuration: dict[str, Any]) -> None:
-    """Make a configuration so small that its training takes a second."""
-    dim = configuration["dim"]
-    configuration["patch_size"] = [16] * dim
-    configuration["sampling"]["initial_patch_size"] = [20] * dim
-    configuration["batch_size"] = 2
-    configuration["sampling"]["foreground"]["num_samples"] = 1
-    architecture = configuration["architecture"]
-    architecture["features_per_stage"] = [4] * architecture["num_stages"]
-
-
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_boxes: Callable[..., Path],
+    write_volume: Write,
+    shrink: Callable[..., None],
+) -> Make:
     """A folder with ``data`` and ``plan.json``, and the current folder."""
 
     def make_them(
@@ -74,29 +51,18 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         labels: Mapping[str, Any] = TWO_LABELS,
         more: Mapping[str, Any] | None = None,
         num_cases: int = 5,
-        shape: Sequence[int] = (20, 24, 18),
         rules: str = "nnunet@2.8.0",
         has_ignored: bool = False,
     ) -> Path:
         folder = tmp_path / "run"
-        for name in ("imagesTr", "labelsTr"):
-            (folder / "data" / name).mkdir(parents=True)
-        for number in range(num_cases):
-            random = np.random.default_rng(number)
-            label = np.zeros(shape, np.uint8)
-            z, y, x = random.integers(2, 6, 3)
-            label[z : z + 8, y : y + 9, x : x + 5] = 1
-            label[z : z + 8, y : y + 9, x + 5 : x + 10] = 2
-            image = random.normal(0, 0.3, shape).astype(np.float32) + label
-            if has_ignored:
+        write_boxes(
+            folder / "data", num_cases=num_cases, origin_xyz=ORIGIN, labels=dict(labels), **(more or {})
+        )
+        if has_ignored:
+            for path in (folder / "data" / "labelsTr").iterdir():
+                label, _ = read_label(path)
                 label[:, :, -3:] = 3
-            write(folder / f"data/imagesTr/c{number}_0000.nii.gz", image)
-            write(folder / f"data/labelsTr/c{number}.nii.gz", label)
-        document = {
-            "name": "Tiny", "channel_names": {"0": "MRI"}, "labels": dict(labels), "numTraining": num_cases,
-            "file_ending": ".nii.gz", **(more or {}),
-        }  # fmt: skip
-        (folder / "data" / "dataset.json").write_text(json.dumps(document))
+                write_volume(path, label, origin_xyz=ORIGIN)
         monkeypatch.chdir(folder)
         call(f"plan data -o plan.json --rules {rules}")
         plan = json.loads(Path("plan.json").read_text())
@@ -223,22 +189,22 @@ def test_parts_make_up_the_whole(make: Make) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 40, 2), (1, 30, 30), (5, 5, 5)])
-def test_images_smaller_than_a_patch(make: Make, shape: tuple[int, int, int]) -> None:
+def test_images_smaller_than_a_patch(make: Make, write_volume: Write, shape: tuple[int, int, int]) -> None:
     make()
     call(f"run train plan.json data -c 3d_fullres {SHORT} --no-validation")
     Path("small").mkdir()
-    write(Path("small/s.nii.gz"), np.random.default_rng(0).normal(0, 1, shape).astype(np.float32))
+    write_volume(Path("small/s.nii.gz"), np.random.default_rng(0).normal(0, 1, shape).astype(np.float32))
     call("run predict work small out --threads 1")
     assert read_label(Path("out/s.nii.gz"))[0].shape == shape
 
 
-def test_training_on_images_smaller_than_a_patch(make: Make) -> None:
+def test_training_on_images_smaller_than_a_patch(make: Make, write_volume: Write) -> None:
     make()
     random = np.random.default_rng(0)
-    write(Path("data/imagesTr/c1_0000.nii.gz"), random.normal(0, 1, (3, 2, 30)).astype(np.float32))
-    write(Path("data/labelsTr/c1.nii.gz"), random.integers(0, 3, (3, 2, 30)).astype(np.uint8))
-    write(Path("data/imagesTr/c2_0000.nii.gz"), np.ones((1, 1, 1), np.float32))
-    write(Path("data/labelsTr/c2.nii.gz"), np.ones((1, 1, 1), np.uint8))
+    write_volume(Path("data/imagesTr/c1_0000.nii.gz"), random.normal(0, 1, (3, 2, 30)).astype(np.float32))
+    write_volume(Path("data/labelsTr/c1.nii.gz"), random.integers(0, 3, (3, 2, 30)).astype(np.uint8))
+    write_volume(Path("data/imagesTr/c2_0000.nii.gz"), np.ones((1, 1, 1), np.float32))
+    write_volume(Path("data/labelsTr/c2.nii.gz"), np.ones((1, 1, 1), np.uint8))
     for configuration in ("2d", "3d_fullres"):
         call(f"run train plan.json data -c {configuration} --fold 1 {SHORT}")
 
@@ -260,7 +226,9 @@ def test_second_run_does_nothing_again(make: Make) -> None:
     call("run preprocess plan.json data -c 3d_fullres")
     call(f"run train plan.json data -c 3d_fullres {SHORT}")
     changed = [
-        path for path, time in files.items() if path.stat().st_mtime_ns != time and path.suffix != ".lock"
+        path
+        for path, time in files.items()
+        if path.stat().st_mtime_ns != time and not path.name.endswith(".lock")
     ]
     assert not changed
 

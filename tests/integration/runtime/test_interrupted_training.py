@@ -15,9 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from nnrules.engine.packs import load_pack
 from nnrules.engine.planning import make_plan
@@ -95,19 +93,18 @@ PLACES = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, make_fingerprint: Callable[..., Fingerprint]) -> Path:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_fingerprint: Callable[..., Fingerprint],
+    write_boxes: Callable[..., Path],
+    shrink: Callable[..., None],
+) -> Path:
     """A plan and a dataset of small images."""
     made = tmp_path_factory.mktemp("interrupted")
     shape = (18, 22, 20)
     fingerprint = make_fingerprint([shape] * 10, [(1.0, 1.0, 1.0)] * 10, channels=("MRI",), labels=LABELS)
     document = copy.deepcopy(dict(make_plan(fingerprint, load_pack("nnunet@2.8.0")).document))
-    configuration = document["configurations"]["3d_fullres"]
-    stages = configuration["architecture"]["num_stages"]
-    configuration["architecture"]["features_per_stage"] = [4, 6, 8, 8, 8, 8][:stages]
-    configuration["patch_size"] = [16, 16, 16]
-    configuration["sampling"]["initial_patch_size"] = [20, 20, 20]
-    configuration["sampling"]["foreground"]["num_samples"] = 1
-    configuration["batch_size"] = 2
+    shrink(document["configurations"]["3d_fullres"], features=(4, 6, 8))
     training = document["training"]
     training |= {
         "epochs": 14,
@@ -117,24 +114,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_fingerprint: Callable[
     }
     training["checkpoints"]["every_num_epochs"] = 1
     (made / "plan.json").write_text(json.dumps(document))
-    for name in ("imagesTr", "labelsTr"):
-        (made / "dataset" / name).mkdir(parents=True)
-    draws = np.random.default_rng(3)
-    for number in range(10):
-        label = np.zeros(shape, np.uint8)
-        z, y, x = draws.integers(2, 8, 3)
-        label[z : z + 6, y : y + 8, x : x + 4] = 1
-        label[z : z + 6, y : y + 8, x + 4 : x + 9] = 2
-        image = draws.normal(0, 0.3, shape).astype(np.float32) + label
-        for array, place in (
-            (image, f"imagesTr/c{number}_0000.nii.gz"),
-            (label, f"labelsTr/c{number}.nii.gz"),
-        ):
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(made / "dataset" / place))
-    dataset = {
-        "name": "Made", "channel_names": {"0": "MRI"}, "labels": LABELS, "numTraining": 10, "file_ending": ".nii.gz",
-    }  # fmt: skip
-    (made / "dataset" / "dataset.json").write_text(json.dumps(dataset))
+    write_boxes(made / "dataset", num_cases=10, shape=shape, box=(6, 8, 9), starts=(2, 8), seed=3)
     return made
 
 

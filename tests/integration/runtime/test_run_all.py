@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 from nnrules.cli import run
 
 from nnrules_runtime.train.metrics import METRICS_FILE
@@ -49,39 +48,21 @@ def steps(work: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, write_boxes: Callable[..., Path], shrink: Callable[..., None]
+) -> Path:
     """Six images of two boxes, and a plan of them with a cascade, two folds and tiny networks."""
     made: Path = tmp_path_factory.mktemp("whole_method")
-    data = made / "data"
-    for name in ("imagesTr", "labelsTr"):
-        (data / name).mkdir(parents=True)
-    random_numbers = np.random.default_rng(3)
-    for number in range(6):
-        label = np.zeros((56, 60, 58), np.uint8)
-        z, y, x = random_numbers.integers(4, 26, 3)
-        label[z : z + 14, y : y + 16, x : x + 8] = 1
-        label[z : z + 14, y : y + 16, x + 8 : x + 18] = 2
-        image = random_numbers.normal(0, 0.3, label.shape).astype(np.float32) + label
-        sitk.WriteImage(sitk.GetImageFromArray(image), str(data / f"imagesTr/c{number}_0000.nii.gz"))
-        sitk.WriteImage(sitk.GetImageFromArray(label), str(data / f"labelsTr/c{number}.nii.gz"))
-    document = {
-        "name": "Made",
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, "a": 1, "b": 2},
-        "numTraining": 6,
-        "file_ending": ".nii.gz",
-    }
-    (data / "dataset.json").write_text(json.dumps(document))
+    data = write_boxes(
+        made / "data", num_cases=6, shape=(56, 60, 58), box=(14, 16, 18), starts=(4, 26), seed=3
+    )
     # So little memory that a patch covers a tenth of an image, which asks for a cascade.
     text = f"plan {data} --gpu-memory-gb 0.03 --set folds.num_folds=2 -o {made}/plan.json"
     assert run(text.split()) == 0
     plan = json.loads((made / "plan.json").read_text())
     assert set(plan["configurations"]) == {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
     for configuration in plan["configurations"].values():
-        architecture = configuration["architecture"]
-        architecture["features_per_stage"] = [4, 6, 8, 8, 8][: architecture["num_stages"]]
-        configuration["batch_size"] = 2
-        configuration["sampling"]["foreground"]["num_samples"] = 1
+        shrink(configuration, features=(4, 6, 8), patch=None)
     (made / "plan.json").write_text(json.dumps(plan))
     return made
 

@@ -1,28 +1,51 @@
-"""Plans and a small dataset that the tests of training share."""
+"""Plans, a small dataset, networks and work folders that the tests of the runtime share."""
 
 import copy
-import json
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from nnrules.dataset import Dataset, load_dataset
 from nnrules.engine.packs import load_pack
 from nnrules.engine.planning import make_plan
 from nnrules.fingerprint import Fingerprint
 from nnrules.plan import Plan
+from torch import nn
 
+from nnrules_runtime.network import build_network, initialize
+from nnrules_runtime.network.model import write_model
 from nnrules_runtime.preprocess.dataset import preprocess_dataset
 from nnrules_runtime.preprocess.store import CaseStore
 from nnrules_runtime.profile import Profile, choose_profile
+from nnrules_runtime.values import reading
 from nnrules_runtime.workspace import Workspace
 
 LABELS = {"background": 0, "a": 1, "b": 2}
-NUM_CASES = 10
+PACKS = (
+    "nnunet@2.8.0",
+    "nnunet-resenc@2.8.0",
+    "nnunet@1.7.0",
+    "nnunet@1.0.0",
+    "nnunet@0.6.0",
+    "preprint@2.0.0",
+)
+
+
+@pytest.fixture(scope="session")
+def packs() -> tuple[str, ...]:
+    """A pack of each method whose plans the runtime executes."""
+    return PACKS
+
+
+@pytest.fixture(params=PACKS)
+def pack(request: pytest.FixtureRequest) -> str:
+    """Each of them."""
+    return str(request.param)
 
 
 def planned(make_fingerprint: Callable[..., Fingerprint], pack: str) -> Plan:
@@ -39,19 +62,15 @@ def hippocampus_plan(make_fingerprint: Callable[..., Fingerprint]) -> Plan:
 
 
 @pytest.fixture(scope="session")
-def tiny_plan(make_fingerprint: Callable[..., Fingerprint]) -> Callable[..., Plan]:
+def tiny_plan(
+    make_fingerprint: Callable[..., Fingerprint], shrink: Callable[..., None]
+) -> Callable[..., Plan]:
     """A plan whose training takes a second: few features, small patches, short epochs."""
 
     def make(pack: str = "nnunet@2.8.0", **training: Any) -> Plan:
         document = copy.deepcopy(dict(planned(make_fingerprint, pack).document))
-        for name, size in (("2d", [16, 16]), ("3d_fullres", [16, 16, 16])):
-            configuration = document["configurations"][name]
-            configuration["patch_size"] = size
-            configuration["sampling"]["initial_patch_size"] = [edge + 4 for edge in size]
-            configuration["batch_size"] = 2
-            configuration["sampling"]["foreground"]["num_samples"] = 1
-            stages = configuration["architecture"]["num_stages"]
-            configuration["architecture"]["features_per_stage"] = [4, 6, 8, 8, 8, 8, 8][:stages]
+        for name in ("2d", "3d_fullres"):
+            shrink(document["configurations"][name], features=(4, 6, 8))
         document["training"] |= {
             "epochs": 3,
             "num_iterations_per_epoch": 4,
@@ -91,35 +110,12 @@ def cascade_plan(
 
 
 @pytest.fixture(scope="session")
-def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, write_boxes: Callable[..., Path]) -> Dataset:
     """Ten images of two bright boxes in noise."""
     folder = tmp_path_factory.mktemp("dataset")
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir()
-    random = np.random.default_rng(3)
-    for number in range(NUM_CASES):
-        label = np.zeros((18, 22, 20), np.uint8)
-        z, y, x = random.integers(2, 8, 3)
-        label[z : z + 6, y : y + 8, x : x + 4] = 1
-        label[z : z + 6, y : y + 8, x + 4 : x + 9] = 2
-        image = random.normal(0, 0.3, label.shape).astype(np.float32) + label
-        for array, place in (
-            (image, f"imagesTr/c{number}_0000.nii.gz"),
-            (label, f"labelsTr/c{number}.nii.gz"),
-        ):
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / place))
-    (folder / "dataset.json").write_text(
-        json.dumps(
-            {
-                "name": "Made",
-                "channel_names": {"0": "MRI"},
-                "labels": LABELS,
-                "numTraining": NUM_CASES,
-                "file_ending": ".nii.gz",
-            }
-        )
+    return load_dataset(
+        write_boxes(folder, num_cases=10, shape=(18, 22, 20), box=(6, 8, 9), starts=(2, 8), seed=3)
     )
-    return load_dataset(folder)
 
 
 @pytest.fixture(scope="session")
@@ -156,9 +152,80 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture(autouse=True)
-def torch_as_before() -> Iterator[None]:
-    """Trainings set switches of the process: other tests find them as they were."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+def _torch_as_before(torch_as_before: None) -> None:
+    """For every test of the runtime."""
+
+
+@pytest.fixture(scope="session")
+def narrow() -> Callable[[Plan], Plan]:
+    """A plan with networks of two features a stage."""
+
+    def make(plan: Plan) -> Plan:
+        document = copy.deepcopy(dict(plan.document))
+        for configuration in document["configurations"].values():
+            architecture = configuration["architecture"]
+            architecture["features_per_stage"] = [2] * architecture["num_stages"]
+        return Plan.from_document(document)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drawn_network() -> Callable[..., nn.Module]:
+    """The network of a plan with drawn weights."""
+
+    def draw(plan: Plan, name: str, seed: int = 0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        with reading(plan) as root:
+            configuration = root.section("configurations").section(name)
+            network = build_network(configuration)
+        initialize(network, configuration, generator)
+        return network.eval()
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def make_work(drawn_network: Callable[..., nn.Module]) -> Callable[..., Workspace]:
+    """A work folder with trained folds: ``make_work(folder, plan, {"2d": [0, 1]})``."""
+
+    def make(
+        folder: Path, plan: Plan, folds: Mapping[str, Sequence[int | str]], *, checkpoint: str = "final"
+    ) -> Workspace:
+        workspace = Workspace(folder)
+        for name, numbers in folds.items():
+            for seed, fold in enumerate(numbers):
+                write_model(
+                    workspace.fold(name, fold), drawn_network(plan, name, seed), plan=plan, configuration=name,
+                    fold=fold, epoch=3, checkpoint=checkpoint,  # type: ignore[arg-type]
+                )  # fmt: skip
+        return workspace
+
+    return make
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from nnrules_runtime.lock import locked
+
+with locked(Path(sys.argv[1]), sys.argv[2], what="", fix=""):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def held_elsewhere() -> Callable[[Path, str], AbstractContextManager[subprocess.Popen[str]]]:
+    """``with held_elsewhere(folder, name) as process:`` another process holds the lock with this name."""
+
+    @contextmanager
+    def hold(folder: Path, name: str) -> Iterator[subprocess.Popen[str]]:
+        command = [sys.executable, "-c", HOLD, str(folder), name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+            process.kill()  # however it ends, the system releases the lock
+
+    return hold

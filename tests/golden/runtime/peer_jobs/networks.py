@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -11,8 +12,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 SPREAD = 0.2  # of norms and biases, so that nothing hides behind 0 and 1
 
 
-def write_model(folder, plans, dataset, name, seed, mirror_axes):
-    """Write a model folder with drawn weights, as a trainer would; returns the network."""
+def write_model(folder, plans, dataset, name, seed, mirror_axes, weights=None):
+    """Write a model folder as a trainer would, with drawn weights or those of a file; returns the network."""
     torch.manual_seed(seed)
     manager = PlansManager(plans)
     configuration = manager.get_configuration(name)
@@ -26,6 +27,9 @@ def write_model(folder, plans, dataset, name, seed, mirror_axes):
     for parameter in network.parameters():
         if parameter.ndim == 1:
             parameter.data += SPREAD * torch.randn(parameter.shape)
+    if weights is not None:
+        with np.load(weights) as file:
+            network.load_state_dict({key: torch.from_numpy(file[key]) for key in file.files})
     fold = Path(folder) / "fold_0"
     fold.mkdir(parents=True)
     (fold.parent / "plans.json").write_text(json.dumps(plans))

@@ -44,13 +44,18 @@ class Stage:
 
 
 def answer(document, given):
+    torch.set_num_threads(document.get("num_threads", 1))
     for stage in document["stages"]:
         write_model(**stage)
     first, second = (Stage(stage["folder"]) for stage in document["stages"])
-    image, properties = SimpleITKIO().read_images([document["image"]])
     arrays = {}
-    for sums in ("own", "exact"):
-        arrays[f"first/{sums}"] = before = first.labels(image, properties, None, sums)
-        arrays[f"second/{sums}"] = second.labels(image, properties, before, sums)
-    arrays["given/exact"] = second.labels(image, properties, given["segmentation"], "exact")
+    for number, path in enumerate(document["images"]):
+        image, properties = SimpleITKIO().read_images([path])
+        for sums in document["sums"]:
+            before = first.labels(image, properties, None, sums)
+            arrays[f"{number}/first/{sums}"] = before
+            arrays[f"{number}/second/{sums}"] = second.labels(image, properties, before, sums)
+        if f"{number}/segmentation" in given:
+            drawn = given[f"{number}/segmentation"]
+            arrays[f"{number}/given/exact"] = second.labels(image, properties, drawn, "exact")
     return None, arrays

@@ -13,18 +13,9 @@ from nnrules_runtime.augment import Augmentation
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.values import Section
 
-PACKS = (
-    "nnunet@2.8.0",
-    "nnunet-resenc@2.8.0",
-    "nnunet@1.7.0",
-    "nnunet@1.0.0",
-    "nnunet@0.6.0",
-    "preprint@2.0.0",
-)
-
 
 @pytest.fixture(scope="session")
-def plan_documents(make_fingerprint: Callable[..., Fingerprint]) -> dict[str, Any]:
+def plan_documents(make_fingerprint: Callable[..., Fingerprint], packs: tuple[str, ...]) -> dict[str, Any]:
     """For each pack a plan with 2d, 3d_fullres, 3d_lowres and 3d_cascade_fullres; two channels, three labels."""
     fingerprint = make_fingerprint(
         [(500, 512, 512)] * 20,
@@ -32,7 +23,7 @@ def plan_documents(make_fingerprint: Callable[..., Fingerprint]) -> dict[str, An
         channels=("MRI", "CT"),
         labels={"background": 0, "a": 1, "b": 2, "c": 3},
     )
-    return {pack: make_plan(fingerprint, load_pack(pack)).document for pack in PACKS}
+    return {pack: make_plan(fingerprint, load_pack(pack)).document for pack in packs}
 
 
 @pytest.fixture(scope="session")

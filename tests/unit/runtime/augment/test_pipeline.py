@@ -12,14 +12,6 @@ import torch
 from nnrules_runtime.augment import Augmentation
 from nnrules_runtime.values import Section
 
-PACKS = (
-    "nnunet@2.8.0",
-    "nnunet-resenc@2.8.0",
-    "nnunet@1.7.0",
-    "nnunet@1.0.0",
-    "nnunet@0.6.0",
-    "preprint@2.0.0",
-)
 EVERYTHING = {
     "transforms.spatial.rotation_probability": 1,
     "transforms.spatial.scaling_probability": 1,
@@ -50,7 +42,6 @@ def generators(seeds: tuple[int, ...] = (1, 2, 3)) -> list[np.random.Generator]:
     return [np.random.default_rng(seed) for seed in seeds]
 
 
-@pytest.mark.parametrize("pack", PACKS)
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"])
 @pytest.mark.parametrize("forced", [False, True])
 def test_every_pack_runs(

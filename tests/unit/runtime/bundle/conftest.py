@@ -1,71 +1,32 @@
-"""Work folders with drawn networks, and choices among them."""
+"""Plans of small networks, and choices among them."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from nnrules.engine.planning import make_plan
 from nnrules.fingerprint import Fingerprint
 from nnrules.plan import Plan
 
-from nnrules_runtime.network import build_network, initialize
-from nnrules_runtime.network.model import write_model
 from nnrules_runtime.postprocess import Components, Postprocessing, Step
 from nnrules_runtime.select.empirical import Candidate, Empirical, Skipped
 from nnrules_runtime.select.scoring import Scores
-from nnrules_runtime.values import reading
-from nnrules_runtime.workspace import Workspace
 
 CASES = tuple(f"patient-{number:03d}" for number in range(6))
 
 
-def small(plan: Plan) -> Plan:
-    """The plan with networks of two features a stage."""
-    document = copy.deepcopy(dict(plan.document))
-    for configuration in document["configurations"].values():
-        architecture = configuration["architecture"]
-        architecture["features_per_stage"] = [2] * architecture["num_stages"]
-    return Plan.from_document(document)
-
-
 @pytest.fixture(scope="session")
-def plan(make_fingerprint: Callable[..., Fingerprint]) -> Plan:
+def plan(make_fingerprint: Callable[..., Fingerprint], narrow: Callable[[Plan], Plan]) -> Plan:
     """``2d`` and ``3d_fullres``."""
     fingerprint = make_fingerprint([(20, 24, 22)] * 6, [(1.0, 1.0, 1.0)] * 6, channels=("T1", "T2"))
-    return small(make_plan(fingerprint, "nnunet@2.8.0"))
+    return narrow(make_plan(fingerprint, "nnunet@2.8.0"))
 
 
 @pytest.fixture(scope="session")
-def cascade_plan(make_fingerprint: Callable[..., Fingerprint]) -> Plan:
+def cascade_plan(make_fingerprint: Callable[..., Fingerprint], narrow: Callable[[Plan], Plan]) -> Plan:
     """With ``3d_lowres`` and ``3d_cascade_fullres``."""
     fingerprint = make_fingerprint([(300, 300, 300)] * 6, [(1.0, 1.0, 1.0)] * 6)
-    return small(make_plan(fingerprint, "nnunet@2.8.0"))
-
-
-@pytest.fixture(scope="session")
-def make_work() -> Callable[..., Workspace]:
-    """A work folder with trained folds: ``make_work(folder, plan, {"2d": [0, 1]})``."""
-
-    def make(
-        folder: Path, plan: Plan, folds: Mapping[str, Sequence[int | str]], *, checkpoint: str = "final"
-    ) -> Workspace:
-        workspace = Workspace(folder)
-        for name, numbers in folds.items():
-            with reading(plan) as root:
-                section = root.section("configurations").section(name)
-                network = build_network(section)
-            for seed, fold in enumerate(numbers):
-                initialize(network, section, torch.Generator().manual_seed(seed))
-                write_model(
-                    workspace.fold(name, fold), network, plan=plan, configuration=name, fold=fold, epoch=3,
-                    checkpoint=checkpoint,  # type: ignore[arg-type]
-                )  # fmt: skip
-        return workspace
-
-    return make
+    return narrow(make_plan(fingerprint, "nnunet@2.8.0"))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from nnrules.plan import Plan
 
 from nnrules_runtime.bundle import Bundle, open_bundle, write_bundle
 from nnrules_runtime.network.model import read_model
+from nnrules_runtime.predict.models import find_first_stage, read_models
 from nnrules_runtime.select.empirical import Empirical
 from nnrules_runtime.workspace import Workspace
 
@@ -129,6 +130,14 @@ def test_a_cascade_brings_its_first_stage(
     same_network(bundle, work)
     bundle = write_bundle(work, out, configurations=[second], folds=["all"])
     assert bundle.folds == {first: ("all",), second: ("all",)}
+    # A member may be the first stage of another one, too: it has folds for either, as in the work folder.
+    both = write_bundle(work, out, configurations=[first, second], folds=[0])
+    assert both.folds == {first: (0, 1, 2), second: (0,)}
+    assert [model.fold for model in both.models(first)] == [0]
+    assert [model.fold for model in both.first_stage(both.models(second))] == [0, 1, 2]
+    in_work = find_first_stage(read_models([work.fold(second, 0)]))
+    assert [path.name for path in in_work] == ["fold_0", "fold_1", "fold_2"]
+    bundle = write_bundle(work, out, configurations=[second], folds=["all"])
     shutil.rmtree(work.models(first))
     with pytest.raises(ModelError, match=first):
         write_bundle(work, out, configurations=[second])
@@ -164,7 +173,7 @@ def test_nothing_tells_of_patients_or_of_places(
     assert choice.case_ids
     for secret in (*choice.case_ids, "/our/disk", str(work.root), str(out.parent)):
         assert secret.encode() not in content
-    assert "cuda, float16, torch 2.6.0; 250 iterations; 2 h in all" in bundle.card
+    assert "cuda, float16, torch 2.6.0; 250 iterations; 2.0 h in all" in bundle.card
 
 
 def test_the_checkpoint_is_the_plans_or_the_one_that_was_asked_for(

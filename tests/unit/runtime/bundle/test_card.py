@@ -87,7 +87,10 @@ def test_nothing_was_held_out(
 
 
 def test_names_stay_names(
-    tmp_path: Path, make_fingerprint: Callable[..., Fingerprint], make_work: Make
+    tmp_path: Path,
+    make_fingerprint: Callable[..., Fingerprint],
+    narrow: Callable[[Plan], Plan],
+    make_work: Make,
 ) -> None:
     """Names of labels and channels come from files of others: they make no table, link or code."""
     labels = {"background": 0, "a|b": 1, "[x](http://y)": [1, 2], "`code`": 2}
@@ -96,15 +99,29 @@ def test_names_stay_names(
     )
     document = json.loads(json.dumps(fingerprint.document))
     document["dataset"]["regions_class_order"] = [1, 2, 2]
-    planned = make_plan(Fingerprint.from_document(document), "nnunet@2.8.0")
-    made = json.loads(json.dumps(planned.document))
-    for configuration in made["configurations"].values():
-        architecture = configuration["architecture"]
-        architecture["features_per_stage"] = [2] * architecture["num_stages"]
-    work = make_work(tmp_path / "work", Plan.from_document(made), {THREE: (0,)})
+    planned = narrow(make_plan(Fingerprint.from_document(document), "nnunet@2.8.0"))
+    work = make_work(tmp_path / "work", planned, {THREE: (0,)})
     card = write_bundle(work, tmp_path / "b.nnrules").card
     assert r"| a\|b | 1 |" in card
     assert r"| \[x\](http://y) | 1, 2 |" in card
     assert r"| \`code\` | 2 |" in card
     assert r"Segments T1 \<b\> # T images." in card
     assert "A name with several values is a region" in card
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [((1.2, 0.84), "2.0 s"), ((1500, 300), "30.0 min"), ((3600, 5400), "2.5 h"), ((60, None), None)],
+)
+def test_the_time_of_all_folds(
+    *, tmp_path: Path, plan: Plan, make_work: Make, seconds: tuple[float | None, ...], text: str | None
+) -> None:
+    """Not said where a fold does not know its own."""
+    work = make_work(tmp_path / "work", plan, {THREE: (0, 1)})
+    for fold, value in enumerate(seconds):
+        facts = {"seconds": value, "iterations": 250, "profile": {"device": "cpu"}}
+        (work.fold(THREE, fold) / "training.json").write_text(json.dumps(facts))
+    (line,) = lines_with(write_bundle(work, tmp_path / "b.nnrules").card, "| 3d_fullres |")
+    assert line.endswith(
+        "| cpu; 250 iterations |" if text is None else f"| cpu; 250 iterations; {text} in all |"
+    )

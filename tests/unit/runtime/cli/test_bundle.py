@@ -1,46 +1,29 @@
 """``nnrules run bundle``, ``nnrules run show`` and ``nnrules run import``: options, exit codes, messages."""
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from nnrules.cli import run
 from nnrules.engine.planning import make_plan
 from nnrules.fingerprint import Fingerprint
 from nnrules.plan import Plan
 
-from nnrules_runtime.network import build_network, initialize
-from nnrules_runtime.network.model import write_model
-from nnrules_runtime.values import reading
 from nnrules_runtime.workspace import Workspace
 
 NAME = "3d_fullres"
 
 
 @pytest.fixture(scope="module")
-def plan(make_fingerprint: Callable[..., Fingerprint]) -> Plan:
+def plan(make_fingerprint: Callable[..., Fingerprint], narrow: Callable[[Plan], Plan]) -> Plan:
     fingerprint = make_fingerprint([(20, 24, 22)] * 6, [(1.0, 1.0, 1.0)] * 6)
-    document = copy.deepcopy(dict(make_plan(fingerprint, "nnunet@2.8.0").document))
-    for configuration in document["configurations"].values():
-        architecture = configuration["architecture"]
-        architecture["features_per_stage"] = [2] * architecture["num_stages"]
-    return Plan.from_document(document)
+    return narrow(make_plan(fingerprint, "nnunet@2.8.0"))
 
 
 @pytest.fixture
-def work(tmp_path: Path, plan: Plan) -> Path:
-    workspace = Workspace(tmp_path / "work")
-    for name in ("2d", NAME):
-        with reading(plan) as root:
-            section = root.section("configurations").section(name)
-            network = build_network(section)
-        initialize(network, section, torch.Generator().manual_seed(0))
-        for fold in (0, 1):
-            write_model(workspace.fold(name, fold), network, plan=plan, configuration=name, fold=fold)
-    return workspace.root
+def work(tmp_path: Path, plan: Plan, make_work: Callable[..., Workspace]) -> Path:
+    return make_work(tmp_path / "work", plan, {"2d": [0, 1], NAME: [0, 1]}).root
 
 
 def test_a_bundle_is_made_and_shown(

@@ -11,7 +11,9 @@ from nnrules.cli import run
 from nnrules.plan import Plan
 from nnrules.schema import validate
 
+from nnrules_runtime.cli.choice import choice_lines
 from nnrules_runtime.evaluate import EvaluationCase, evaluate_cases
+from nnrules_runtime.select import Empirical
 from nnrules_runtime.workspace import Workspace
 
 NUM_CASES = 5
@@ -164,3 +166,23 @@ def test_a_work_folder_that_is_none(
     assert run(command(plan, dataset, tmp_path / "none")) == 2
     _, err = capsys.readouterr()
     assert "none" in err
+
+
+@pytest.mark.parametrize(
+    ("chosen_by", "text"),
+    [
+        ("score", "chosen: 3d_fullres (highest score)"),
+        ("only_candidate", "chosen: 3d_fullres (there was no other candidate)"),
+        ("plan", "chosen: 3d_fullres (no case was held out to compare on)"),
+        ("hand", "chosen: 3d_fullres (by hand)"),
+    ],
+)
+def test_each_way_of_choosing_has_its_words(
+    validated: Path, dataset: Path, plan: Path, tmp_path: Path, chosen_by: str, text: str
+) -> None:
+    """Of the schema's; a choice by hand is in bundles."""
+    path = tmp_path / "empirical.json"
+    assert run(command(plan, dataset, validated, "-o", str(path), "--json")) == 0
+    document = json.loads(path.read_text())
+    document["chosen_by"] = chosen_by
+    assert text in "\n".join(choice_lines(Empirical.from_json(document), Plan.load(plan)))

@@ -6,14 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
-import torch
 from nnrules.cli import run
 from nnrules.plan import Plan
 
@@ -25,49 +22,18 @@ SHORT = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def torch_as_before() -> Iterator[None]:
-    """Trainings set switches of the process: other tests find them as they were."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, write_boxes: Callable[..., Path]) -> Path:
+    return write_boxes(tmp_path_factory.mktemp("dataset"))
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dataset")
-    random = np.random.default_rng(0)
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir()
-    for number in range(5):
-        label = np.zeros((20, 24, 18), np.uint8)
-        label[5:13, 6:16, 4:12] = 1
-        image = random.normal(0, 0.3, label.shape).astype(np.float32) + label
-        for array, place in (
-            (image, f"imagesTr/c{number}_0000.nii.gz"),
-            (label, f"labelsTr/c{number}.nii.gz"),
-        ):
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / place))
-    document = {
-        "name": "Made", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}, "numTraining": 5,
-        "file_ending": ".nii.gz",
-    }  # fmt: skip
-    (folder / "dataset.json").write_text(json.dumps(document))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plan(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plan(dataset: Path, tmp_path_factory: pytest.TempPathFactory, shrink: Callable[..., None]) -> Path:
     """A plan whose network is so small that a training takes a second."""
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     assert run(["plan", str(dataset), "-o", str(path)]) == 0
     document = json.loads(path.read_text())
-    configuration = document["configurations"]["3d_fullres"]
-    stages = configuration["architecture"]["num_stages"]
-    configuration["architecture"]["features_per_stage"] = [4] * stages
-    configuration["batch_size"] = 2
-    configuration["sampling"]["foreground"]["num_samples"] = 1
+    shrink(document["configurations"]["3d_fullres"])
     Plan.from_document(document)
     path.write_text(json.dumps(document))
     return path

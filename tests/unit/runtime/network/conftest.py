@@ -68,8 +68,8 @@ def section(values: Mapping[str, Any], dim: int = 3) -> Section:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _one_thread(one_thread: None) -> None:
+    """For every test of a network."""
 
 
 @pytest.fixture(scope="session")

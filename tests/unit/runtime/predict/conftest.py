@@ -16,9 +16,6 @@ from nnrules.plan import Plan, value_at
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from nnrules_runtime.network import build_network, initialize
-from nnrules_runtime.network.model import write_model
-from nnrules_runtime.values import reading
 from nnrules_runtime.workspace import Workspace
 
 REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
@@ -101,25 +98,10 @@ def make_small_plan(make_fingerprint: Callable[..., Fingerprint]) -> Callable[..
 
 
 @pytest.fixture(scope="session")
-def drawn_network() -> Callable[..., nn.Module]:
-    """The network of a plan with drawn weights."""
-
-    def draw(plan: Plan, name: str, seed: int = 0) -> nn.Module:
-        generator = torch.Generator().manual_seed(seed)
-        with reading(plan) as root:
-            configuration = root.section("configurations").section(name)
-            network = build_network(configuration)
-        initialize(network, configuration, generator)
-        return network.eval()
-
-    return draw
-
-
-@pytest.fixture(scope="session")
 def make_work(
-    make_small_plan: Callable[..., Plan], drawn_network: Callable[..., nn.Module]
+    make_work: Callable[..., Workspace], make_small_plan: Callable[..., Plan]
 ) -> Callable[..., Path]:
-    """A work folder with trained folds of some configurations."""
+    """The same for some configurations of the small plan, with the same folds each."""
 
     def make(
         folder: Path,
@@ -129,18 +111,8 @@ def make_work(
         plan: Plan | None = None,
         checkpoint: str = "final",
     ) -> Path:
-        plan = plan or make_small_plan()
-        for name in configurations:
-            for seed, fold in enumerate(folds):
-                write_model(
-                    Workspace(folder).fold(name, fold),
-                    drawn_network(plan, name, seed),
-                    plan=plan,
-                    configuration=name,
-                    fold=fold,
-                    checkpoint=checkpoint,  # type: ignore[arg-type]
-                )
-        return folder
+        trained = dict.fromkeys(configurations, folds)
+        return make_work(folder, plan or make_small_plan(), trained, checkpoint=checkpoint).root
 
     return make
 

@@ -30,10 +30,7 @@ COARSE = (4.0, 1.0, 1.1)
 MakePlan = Callable[..., Plan]
 Draw = Callable[..., nn.Module]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture(shape: tuple[int, ...] = (16, 30, 27), channels: int = 1) -> np.ndarray:

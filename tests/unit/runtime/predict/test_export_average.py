@@ -46,10 +46,7 @@ OTHER = CaseGeometry(
 
 MakePlan = Callable[..., Plan]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def exporters(plan: Plan, name: str = "3d_fullres") -> tuple[AverageExporter, Exporter]:

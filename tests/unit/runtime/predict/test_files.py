@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import typer
 from nnrules.errors import NnrulesError, Problem, RunError, UsageError
 from nnrules.image_io import read_geometry, read_label
@@ -26,10 +25,7 @@ from nnrules_runtime.profile import choose_profile
 PROFILE = choose_profile(device="cpu", precision="float32", num_threads=1)
 WriteCase = Callable[..., Path]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

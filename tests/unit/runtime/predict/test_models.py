@@ -7,7 +7,7 @@ import pytest
 from nnrules.errors import ModelError
 from nnrules.plan import Plan
 
-from nnrules_runtime.predict.models import find_first_stage, find_models, read_models
+from nnrules_runtime.predict.models import find_first_stage, find_models, first_stage_folds, read_models
 
 MakeWork = Callable[..., Path]
 
@@ -121,6 +121,14 @@ def test_a_training_in_progress_names_the_weights_that_it_has(make_work: MakeWor
     assert model.checkpoint == "best"
 
 
+def test_which_folds_of_a_first_stage_predict() -> None:
+    assert first_stage_folds([0, 1, "all"], [0]) == (0, 1)
+    assert first_stage_folds([0, 1, "all"], ["all"]) == ("all",)
+    assert first_stage_folds([0, 1], ["all"]) == (0, 1)
+    assert first_stage_folds(["all"], [0]) == ("all",)
+    assert first_stage_folds([], [0]) == ()
+
+
 def test_the_first_stage_lies_beside_the_second(
     make_work: MakeWork, make_small_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,12 +136,12 @@ def test_the_first_stage_lies_beside_the_second(
     second = "3d_cascade_fullres"
     work = make_work(tmp_path, folds=(0, 1), configurations=("3d_lowres", second), plan=plan)
     (model,) = read_models(find_models(work, configuration=second, folds=[1]))
-    assert names(work, find_first_stage(model)) == ["3d_lowres/fold_0", "3d_lowres/fold_1"]
+    assert names(work, find_first_stage([model])) == ["3d_lowres/fold_0", "3d_lowres/fold_1"]
     monkeypatch.chdir(work / "models" / second)
     (model,) = read_models(find_models(Path(), folds=[0]))
-    assert [path.name for path in find_first_stage(model)] == ["fold_0", "fold_1"]
+    assert [path.name for path in find_first_stage([model])] == ["fold_0", "fold_1"]
     (work / "models" / "3d_lowres").rename(work / "elsewhere")
     with pytest.raises(
         ModelError, match="second stage of a cascade, and the first, 3d_lowres, is not beside it"
     ):
-        find_first_stage(model)
+        find_first_stage([model])

@@ -16,20 +16,9 @@ from nnrules_runtime.predict.predictor import Predictor
 from nnrules_runtime.profile import Profile, choose_profile
 
 PROFILE = choose_profile(device="cpu", precision="float32", num_threads=1)
-PACKS = [
-    "nnunet@2.8.0",
-    "nnunet-resenc@2.8.0",
-    "nnunet@1.7.0",
-    "nnunet@1.0.0",
-    "nnunet@0.6.0",
-    "preprint@2.0.0",
-]
 REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -96,7 +85,6 @@ def test_2d_images(make_small_plan: Callable[..., Plan], spacing: tuple[float, .
 
 
 @pytest.mark.parametrize("name", ["2d", "3d_fullres"])
-@pytest.mark.parametrize("pack", PACKS)
 @pytest.mark.parametrize("labels", [None, REGIONS], ids=["labels", "regions"])
 def test_all_packs(
     make_small_plan: Callable[..., Plan],

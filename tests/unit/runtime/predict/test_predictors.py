@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from nnrules.errors import ModelError, UsageError
 from nnrules.plan import Plan
 
@@ -29,10 +28,7 @@ TEXT = "only the largest component of organ stays"
 MakePlan = Callable[..., Plan]
 MakeWork = Callable[..., Path]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -12,14 +12,6 @@ from scipy import ndimage
 
 from nnrules_runtime.preprocess.prepared import ANNOTATED
 
-PACKS = [
-    "nnunet@2.8.0",
-    "nnunet-resenc@2.8.0",
-    "nnunet@1.7.0",
-    "nnunet@1.0.0",
-    "nnunet@0.6.0",
-    "preprint@2.0.0",
-]
 SPACING = (3.0, 1.0, 1.2)
 
 
@@ -52,7 +44,6 @@ def plan(dataset, plan_for):
     return plan_for(dataset)
 
 
-@pytest.mark.parametrize("pack", PACKS)
 def test_every_pack_runs(dataset, plan_for, recipe_of, pack):
     plan = plan_for(dataset, pack)
     image, label = made()

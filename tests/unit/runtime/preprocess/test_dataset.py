@@ -21,6 +21,7 @@ from nnrules_runtime.preprocess.dataset import (
     store_folder,
 )
 from nnrules_runtime.preprocess.reading import CaseReader
+from nnrules_runtime.preprocess.store_lock import LOCK_FILE
 from nnrules_runtime.workspace import Workspace
 
 NAMES = ["2d", "3d_fullres"]
@@ -175,12 +176,13 @@ def test_what_an_interrupted_run_left_is_removed(tmp_path, dataset, plan):
     assert not list(folder.glob(".c*"))
 
 
-def test_two_runs_in_one_folder(tmp_path, dataset, plan):
-    from nnrules_runtime.preprocess.store_lock import locked
-
+def test_two_runs_in_one_folder(tmp_path, dataset, plan, held_elsewhere):
     folder = Workspace(tmp_path).preprocessed("3d_fullres")
     folder.mkdir(parents=True)
-    with locked([folder]), pytest.raises(RunError, match="another process is preprocessing"):
+    with (
+        held_elsewhere(folder, LOCK_FILE) as holder,
+        pytest.raises(RunError, match=rf"another process is preprocessing.*got process {holder.pid} on"),
+    ):
         preprocess_dataset(plan, dataset, "3d_fullres", Workspace(tmp_path))
     preprocess_dataset(plan, dataset, "3d_fullres", Workspace(tmp_path), num_workers=0)
 

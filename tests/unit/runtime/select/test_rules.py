@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nnrules.errors import PlanError, RunError
 from nnrules.plan import Plan
 
-from nnrules_runtime.select.rules import ChoiceRules, TooFewCases
+from nnrules_runtime.select.rules import ChoiceRules
 from nnrules_runtime.values import reading
 
 NAN = math.nan
@@ -103,20 +103,3 @@ def test_the_winner_has_the_highest_score(values: list[float], last: bool) -> No
         assert found[winner] == max(defined)
         assert tied == tuple(members for members in found if found[members] == max(defined))
     assert winner == tied[-1 if last else 0]
-
-
-def test_too_few_cases(make_choice_plan: Callable[..., Plan], change_plan: Callable[..., Plan]) -> None:
-    def few(plan: Plan) -> TooFewCases:
-        with reading(plan) as root:
-            return TooFewCases.from_plan(root)
-
-    refusing = few(make_choice_plan())
-    assert not refusing.holds_nothing_out(2)
-    assert refusing.expected_folds(2) == 5
-    text = few(make_choice_plan("preprint@2.0.0"))
-    assert text.holds_nothing_out(4)
-    assert not text.holds_nothing_out(5)
-    assert (text.num_instances, text.configurations, text.by_validation) == (5, ("3d_fullres",), False)
-    fewer = few(change_plan(make_choice_plan(), folds__too_few__policy="fewer_folds"))
-    assert not fewer.holds_nothing_out(2)
-    assert [fewer.expected_folds(number) for number in (2, 5, 9)] == [2, 5, 5]

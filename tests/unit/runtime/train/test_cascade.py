@@ -18,6 +18,8 @@ from nnrules.image_io import read_label
 from nnrules.plan import Plan
 
 from nnrules_runtime.augment import previous_stage as augmentations
+from nnrules_runtime.folds.division import Division
+from nnrules_runtime.folds.policy import FoldPolicy
 from nnrules_runtime.network.model import read_model
 from nnrules_runtime.network.weights import read_weights
 from nnrules_runtime.predict.predictor import Predictor
@@ -26,9 +28,7 @@ from nnrules_runtime.profile import Profile
 from nnrules_runtime.resampling import zoom
 from nnrules_runtime.train import case_predictions
 from nnrules_runtime.train.cascade import StageLink, stages_of, weights_for
-from nnrules_runtime.train.division import Division
 from nnrules_runtime.train.first_stage import FirstStage
-from nnrules_runtime.train.folds import FoldPolicy
 from nnrules_runtime.train.previous_stage import PreviousStageStore
 from nnrules_runtime.train.run import TrainingOptions, TrainingResult, train_fold
 from nnrules_runtime.values import reading

@@ -14,11 +14,11 @@ from nnrules.errors import RunError
 from nnrules.fingerprint import Fingerprint
 from nnrules.plan import Plan
 
+from nnrules_runtime.folds.division import Division
+from nnrules_runtime.folds.policy import Fold, FoldPolicy
+from nnrules_runtime.folds.presence import class_presence, warn_of_missing_classes
 from nnrules_runtime.labels import LabelSet
 from nnrules_runtime.preprocess.store import CaseStore
-from nnrules_runtime.train.division import Division
-from nnrules_runtime.train.folds import Fold, FoldPolicy
-from nnrules_runtime.train.presence import class_presence, warn_of_missing_classes
 from nnrules_runtime.values import reading
 
 PACKS = [f"{name}@{version}" for name, versions in available_packs().items() for version in versions]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nnrules.errors import PlanError, RunError
 from nnrules.plan import Plan
 
-from nnrules_runtime.train.folds import Fold, FoldPolicy, split_folds
+from nnrules_runtime.folds.policy import Fold, FoldPolicy, split_folds
 from nnrules_runtime.values import Section, reading
 
 
@@ -258,6 +258,19 @@ def test_the_outline_needs_no_presence() -> None:
         policy().outline(ids(3))
 
 
+def test_what_few_cases_mean_for_a_choice() -> None:
+    assert not policy().holds_nothing_out(2)
+    assert [policy().expected_folds(number) for number in (2, 5)] == [5, 5]
+    everything = policy(policy="all_cases", num_instances=3)
+    assert everything.holds_nothing_out(4)
+    assert not everything.holds_nothing_out(5)
+    assert [policy(policy="fewer_folds").expected_folds(number) for number in (2, 5, 9)] == [2, 5, 5]
+    assert [policy(policy="hold_out").expected_folds(number) for number in (2, 5, 9)] == [1, 5, 5]
+    groups = {"case_000": "a", "case_001": "a", "case_002": None}
+    assert policy(unit="group").num_units(ids(3), groups) == 2
+    assert policy().num_units(ids(3), groups) == 3
+
+
 @given(st.integers(2, 4), st.integers(0, 1000))
 def test_few_cases_are_held_out_once(number: int, seed: int) -> None:
     (fold,) = policy(policy="hold_out", seed=seed).split(ids(number))
@@ -269,7 +282,9 @@ def test_few_cases_are_held_out_once(number: int, seed: int) -> None:
 
 
 def test_one_case_cannot_be_held_out() -> None:
-    with pytest.raises(RunError, match=r"got 1 cases; expected at least 5. Train --fold all\.$"):
+    with pytest.raises(
+        RunError, match=r"got 1 cases; expected at least 5. Train --fold all; or .*=all_cases"
+    ):
         policy(policy="hold_out").split(ids(1))
 
 

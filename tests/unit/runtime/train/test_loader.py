@@ -31,6 +31,7 @@ class Source:
         self.trouble = trouble or {}
         self.seconds = seconds
         self.parent = os.getpid()
+        self.flag = Path()
 
     def batch(self, epoch: int, iteration: int, *, on_sample: Any = None, out: Any = None) -> Batch:
         on_sample(0, 0)
@@ -51,6 +52,9 @@ class Source:
         if trouble == "store":
             raise StoreError([Problem(where="case b", what="damaged"), Problem(where="case b", what="very")])
         if trouble == "killed" and os.getpid() != self.parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if trouble == "killed once" and os.getpid() != self.parent and not self.flag.exists():
+            self.flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if trouble == "exit" and os.getpid() != self.parent:
             os._exit(3)
@@ -182,14 +186,32 @@ def test_a_worker_that_ends_is_noticed_and_its_case_named(trouble: str, got: str
     assert f"has ended; got {got}." in str(error)
 
 
-def test_an_idle_worker_that_is_killed_is_noticed() -> None:
-    with BatchLoader(sources(), batch_keys(10, 2), num_workers=2) as loader:
-        next(loader)
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_a_worker_that_is_killed_once_is_replaced_and_its_batches_are_the_same(
+    num_workers: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = sources({(0, 3): "killed once"})
+    made[Phase.TRAIN].flag = tmp_path / "killed"
+    keys = list(batch_keys(10, 2, num_epochs=1))
+    with BatchLoader(made, keys, num_workers=num_workers) as loader:
+        taken = [described(batch) for batch in loader]
+    assert taken == expected(keys)
+    assert (tmp_path / "killed").exists()
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith("case case b (sample 1 of train batch 3 of epoch 0): the process")
+    assert "got SIGKILL" in message
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    keys = list(batch_keys(10, 2, num_epochs=1))
+    with BatchLoader(sources(), keys, num_workers=2) as loader:
+        taken = [described(next(loader))]
         time.sleep(0.2)
         os.kill(workers_of(loader)[1].pid, signal.SIGKILL)
         time.sleep(0.2)
-        with pytest.raises(RunError, match=r"^preparing batches: .* has ended; got SIGKILL"):
-            next(loader)
+        taken += [described(batch) for batch in loader]
+    assert taken == expected(keys)
+    assert "preparing batches: the process that prepared this batch has ended" in caplog.text
 
 
 def test_a_batch_that_takes_too_long_is_named() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from nnrules.errors import RunError
 
-from nnrules_runtime.train.splits import read_splits
+from nnrules_runtime.folds.splits import read_splits
 
 IDS = ("a1", "a2", "b1", "b2", "c1")
 GROUPS = {"a1": "a", "a2": "a", "b1": "b", "b2": "b", "c1": None}

@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -92,28 +93,14 @@ def test_signals_are_left_alone_outside_of_the_main_thread(tmp_path: Path) -> No
     assert found == [None]
 
 
-HOLD = """
-import sys, pathlib
-from nnrules_runtime.train.lock import locked
-with locked(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def test_a_folder_belongs_to_one_process_which_is_named(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(RunError, match=rf"another process is training.*process {holder.pid} on"),
-            locked(tmp_path),
-        ):
-            pass
-        holder.kill()  # however it ends, the system releases the lock
-        holder.wait()
+def test_a_folder_belongs_to_one_process_which_is_named(
+    tmp_path: Path, held_elsewhere: Callable[[Path, str], AbstractContextManager[subprocess.Popen[str]]]
+) -> None:
+    with (
+        held_elsewhere(tmp_path, LOCK_FILE) as holder,
+        pytest.raises(RunError, match=rf"another process is training.*process {holder.pid} on"),
+        locked(tmp_path),
+    ):
+        pass
     with locked(tmp_path):
         assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
-    with locked(tmp_path):
-        pass

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnrules_runtime.train.stratify import deal_by_class
+from nnrules_runtime.folds.stratify import deal_by_class
 
 Key = tuple[int, ...]
 KEYS: list[Key] = [(1,), (2,), (3, 4), (5,)]

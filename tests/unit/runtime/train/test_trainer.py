@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,51 +26,12 @@ from nnrules_runtime.train.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from nnrules_runtime.train.job import Job, run_job
 from nnrules_runtime.train.lock import LOCK_FILE
 from nnrules_runtime.train.state import Outcome
-from nnrules_runtime.train.stopping import STOP_FILE, Stop
+from nnrules_runtime.train.stopping import STOP_FILE
 from nnrules_runtime.train.trainer import Trainer
 from nnrules_runtime.workspace import Workspace
 
 MakeJob = Callable[..., Job]
-
-
-@pytest.fixture
-def job(
-    tiny_plan: Callable[..., Plan],
-    tiny_dataset: Dataset,
-    tiny_store: CaseStore,
-    cpu_profile: Callable[..., Profile],
-    tmp_path: Path,
-) -> MakeJob:
-    def make(folder: str = "work", *, plan: Plan | None = None, **options: Any) -> Job:
-        values: dict[str, Any] = {
-            "plan": plan or tiny_plan(),
-            "configuration": "3d_fullres",
-            "fold": 0,
-            "dataset": tiny_dataset,
-            "store": tiny_store,
-            "workspace": Workspace(tmp_path / folder),
-            "profile": cpu_profile(),
-        }
-        return Job(**(values | options))
-
-    return make
-
-
-class StopAfter(Stop):
-    """Stops after some iterations; each of training and validation asks once."""
-
-    left = 0
-
-    def reason(self, *, seconds_needed: float = 0.0) -> str | None:
-        StopAfter.left -= 1
-        return "a test" if StopAfter.left < 0 else None
-
-
-def stopped_after(monkeypatch: pytest.MonkeyPatch, count: int, job: Job) -> Outcome:
-    with monkeypatch.context() as patch:
-        patch.setattr(session_module, "Stop", StopAfter)
-        StopAfter.left = count
-        return run_job(job)
+StoppedAfter = Callable[[int, Job], Outcome]
 
 
 def weights_file(job: Job, checkpoint: str = "final") -> Path:
@@ -191,11 +153,11 @@ def test_a_training_learns(job: MakeJob, tiny_plan: Callable[..., Plan]) -> None
 
 @pytest.mark.parametrize("count", [0, 2, 3, 4, 5, 6, 11])
 def test_stopped_and_continued_equals_uninterrupted(
-    whole: Job, job: MakeJob, monkeypatch: pytest.MonkeyPatch, count: int
+    whole: Job, job: MakeJob, stopped_after: StoppedAfter, count: int
 ) -> None:
     """Stops in the midst of an epoch, at the end of its training, within validation, and at its end."""
     made = job()
-    outcome = stopped_after(monkeypatch, count, made)
+    outcome = stopped_after(count, made)
     assert not outcome.finished
     assert (made.folder / CHECKPOINT_FILE).is_file()
     assert not (made.folder / "training.json").exists()
@@ -207,12 +169,12 @@ def test_stopped_and_continued_equals_uninterrupted(
 
 
 def test_stopped_after_each_iteration_equals_uninterrupted(
-    whole: Job, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    whole: Job, job: MakeJob, stopped_after: StoppedAfter
 ) -> None:
     made = job()
     sessions = 1
     # One more iteration each time, but a stop within validation repeats it.
-    while not stopped_after(monkeypatch, 3, made).finished:
+    while not stopped_after(3, made).finished:
         sessions += 1
         assert sessions < 20
     assert sessions > 3
@@ -324,11 +286,25 @@ def test_a_finished_training_of_another_plan_is_not_taken_for_done(
 # -- checkpoints that do not fit --------------------------------------------------------------------------------------
 
 
+def test_a_training_does_not_continue_with_other_images(
+    job: MakeJob, tiny_store: CaseStore, stopped_after: StoppedAfter, tmp_path: Path
+) -> None:
+    stopped_after(1, job())
+    shutil.copytree(tiny_store.folder, tmp_path / "changed")
+    header = next((tmp_path / "changed").glob("*/case.json"))
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"key": "of another image"}))
+    with pytest.raises(
+        ModelError, match=r"split.content(.|\n)*other cases than the fold has now(.|\n)*--restart"
+    ):
+        run_job(job(store=CaseStore(tmp_path / "changed")))
+    assert run_job(job()).finished
+
+
 def test_a_checkpoint_of_another_plan_is_refused(
-    job: MakeJob, tiny_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+    job: MakeJob, tiny_plan: Callable[..., Plan], stopped_after: StoppedAfter
 ) -> None:
     made = job()
-    stopped_after(monkeypatch, 1, made)
+    stopped_after(1, made)
     before = (made.folder / CHECKPOINT_FILE).read_bytes()
     with pytest.raises(ModelError, match=r"training.epochs: .*got 3; expected 5(.|\n)*--restart"):
         run_job(dataclasses.replace(made, plan=tiny_plan(epochs=5)))
@@ -339,11 +315,11 @@ def test_a_checkpoint_of_another_plan_is_refused(
 def test_another_profile_is_a_warning(
     job: MakeJob,
     cpu_profile: Callable[..., Profile],
-    monkeypatch: pytest.MonkeyPatch,
+    stopped_after: StoppedAfter,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     made = job()
-    stopped_after(monkeypatch, 1, made)
+    stopped_after(1, made)
     with caplog.at_level(logging.WARNING):
         assert run_job(dataclasses.replace(made, profile=cpu_profile(num_threads=2, num_workers=1))).finished
     said = "\n".join(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
@@ -351,9 +327,9 @@ def test_another_profile_is_a_warning(
     assert "num_workers" not in said
 
 
-def test_a_damaged_checkpoint_is_refused(job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_checkpoint_is_refused(job: MakeJob, stopped_after: StoppedAfter) -> None:
     made = job()
-    stopped_after(monkeypatch, 1, made)
+    stopped_after(1, made)
     path = made.folder / CHECKPOINT_FILE
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"damaged.*--restart"):

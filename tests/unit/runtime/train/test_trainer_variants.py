@@ -17,18 +17,17 @@ from nnrules.plan import Plan
 from torch import Tensor
 
 from nnrules_runtime.network.weights import read_weights
-from nnrules_runtime.preprocess.store import CaseStore
 from nnrules_runtime.profile import Profile
-from nnrules_runtime.train import session as session_module
 from nnrules_runtime.train.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from nnrules_runtime.train.job import Job, run_job
 from nnrules_runtime.train.pseudo_dice import PseudoDice, PseudoDiceResult
 from nnrules_runtime.train.run import train_fold
-from nnrules_runtime.train.stopping import Stop
+from nnrules_runtime.train.state import Outcome
 from nnrules_runtime.train.trainer import Trainer
 from nnrules_runtime.workspace import Workspace
 
 MakeJob = Callable[..., Job]
+StoppedAfter = Callable[[int, Job], Outcome]
 ADAM = {
     "name": "adamw",
     "initial_learning_rate": 0.001,
@@ -38,29 +37,6 @@ ADAM = {
     "weight_decay": 0.01,
     "weight_decay_parameters": "weights",
 }
-
-
-@pytest.fixture
-def job(
-    tiny_plan: Callable[..., Plan],
-    tiny_dataset: Dataset,
-    tiny_store: CaseStore,
-    cpu_profile: Callable[..., Profile],
-    tmp_path: Path,
-) -> MakeJob:
-    def make(folder: str = "work", *, plan: Plan | None = None, **options: Any) -> Job:
-        values: dict[str, Any] = {
-            "plan": plan or tiny_plan(),
-            "configuration": "3d_fullres",
-            "fold": 0,
-            "dataset": tiny_dataset,
-            "store": tiny_store,
-            "workspace": Workspace(tmp_path / folder),
-            "profile": cpu_profile(),
-        }
-        return Job(**(values | options))
-
-    return make
 
 
 def weights(job: Job) -> dict[str, Tensor]:
@@ -75,14 +51,6 @@ def epochs(job: Job) -> list[dict[str, Any]]:
 def different(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
     assert first.keys() == second.keys()
     return [name for name, tensor in first.items() if not torch.equal(tensor, second[name])]
-
-
-class StopAfter(Stop):
-    left = 0
-
-    def reason(self, *, seconds_needed: float = 0.0) -> str | None:
-        StopAfter.left -= 1
-        return "a test" if StopAfter.left < 0 else None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +68,7 @@ def test_stopped_and_continued_equals_uninterrupted(
     job: MakeJob,
     tiny_plan: Callable[..., Plan],
     cpu_profile: Callable[..., Profile],
-    monkeypatch: pytest.MonkeyPatch,
+    stopped_after: StoppedAfter,
     profile: dict[str, Any],
     training: dict[str, Any],
 ) -> None:
@@ -108,25 +76,19 @@ def test_stopped_and_continued_equals_uninterrupted(
     whole, made = job("whole", **options), job("parts", **options)
     assert run_job(whole).finished
     for count in (2, 7):
-        with monkeypatch.context() as patch:
-            patch.setattr(session_module, "Stop", StopAfter)
-            StopAfter.left = count
-            assert not run_job(made).finished
+        assert not stopped_after(count, made).finished
     assert run_job(made).finished
     assert not different(weights(whole), weights(made))
 
 
 def test_a_scaled_loss_gives_the_same_weights(
-    job: MakeJob, tiny_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+    job: MakeJob, stopped_after: StoppedAfter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scaling by a power of two changes no bit but where numbers under- or overflow."""
     plain, scaled = job("plain"), job("scaled")
     assert run_job(plain).finished
     monkeypatch.setattr(Profile, "scales_loss", True)
-    with monkeypatch.context() as patch:
-        patch.setattr(session_module, "Stop", StopAfter)
-        StopAfter.left = 5
-        assert not run_job(scaled).finished
+    assert not stopped_after(5, scaled).finished
     checkpoint = read_checkpoint(scaled.folder / CHECKPOINT_FILE)
     assert checkpoint.scaler["scale"] == 65536.0
     assert checkpoint.scaler["_growth_tracker"] == 4
@@ -169,16 +131,13 @@ def test_compiled_training_differs_in_rounding_only(
 
 
 def test_a_time_budget_finishes_its_schedule_in_time(
-    job: MakeJob, tiny_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+    job: MakeJob, tiny_plan: Callable[..., Plan], stopped_after: StoppedAfter
 ) -> None:
     plan = tiny_plan(
         epochs=1000, num_iterations_per_epoch=250, num_validation_iterations_per_epoch=50, seed=None
     )
     made = job(plan=plan, budget_seconds=6.0)
-    with monkeypatch.context() as patch:
-        patch.setattr(session_module, "Stop", StopAfter)
-        StopAfter.left = 25
-        assert not run_job(made).finished
+    assert not stopped_after(25, made).finished
     # The budget is the training's: it need not be given again.
     assert run_job(dataclasses.replace(made, budget_seconds=None)).finished
     facts = json.loads((made.folder / "training.json").read_text())
@@ -192,7 +151,10 @@ def test_a_time_budget_finishes_its_schedule_in_time(
 
 
 def test_a_training_that_does_not_learn_starts_again(
-    job: MakeJob, tiny_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+    job: MakeJob,
+    tiny_plan: Callable[..., Plan],
+    stopped_after: StoppedAfter,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """nnunet 1.x: new convolutions and less momentum; norms and the optimizer's buffers stay."""
     restart = {"after_epoch_index": 0, "if_mean_dice": 0, "momentum": 0.95, "reinitialize": "convolutions"}
@@ -215,10 +177,7 @@ def test_a_training_that_does_not_learn_starts_again(
     monkeypatch.setattr(Trainer, "begin_training", training)
     monkeypatch.setattr(Trainer, "begin_validation", validation)
     made = job(plan=tiny_plan(epochs=2, restart=restart))
-    with monkeypatch.context() as patch:
-        patch.setattr(session_module, "Stop", StopAfter)
-        StopAfter.left = 8  # in the second epoch
-        assert not run_job(made).finished
+    assert not stopped_after(8, made).finished  # in the second epoch
     groups = read_checkpoint(made.folder / CHECKPOINT_FILE).optimizer["param_groups"]
     assert [group["momentum"] for group in groups] == [0.95]
     before, after = seen[1], seen[2]  # at the end of the first epoch, and at the start of the second
@@ -260,7 +219,7 @@ def test_tensorboard_that_is_not_installed(job: MakeJob, monkeypatch: pytest.Mon
 
 
 def test_regions_and_an_ignore_label(
-    tiny_plan: Callable[..., Plan],
+    shrink: Callable[..., None],
     tiny_dataset: Dataset,
     cpu_profile: Callable[..., Profile],
     tmp_path: Path,
@@ -285,11 +244,7 @@ def test_regions_and_an_ignore_label(
     dataset = load_dataset(folder)
     planned = make_plan(extract_fingerprint(dataset, workers=1), load_pack("nnunet@2.8.0"))
     changed = copy.deepcopy(dict(planned.document))
-    configuration = changed["configurations"]["3d_fullres"]
-    stages = configuration["architecture"]["num_stages"]
-    configuration["architecture"]["features_per_stage"] = [4] * stages
-    configuration["batch_size"] = 2
-    configuration["sampling"]["foreground"]["num_samples"] = 1
+    shrink(changed["configurations"]["3d_fullres"], patch=None)
     changed["training"] |= {
         "epochs": 2, "num_iterations_per_epoch": 3, "num_validation_iterations_per_epoch": 2, "seed": 1,
     }  # fmt: skip

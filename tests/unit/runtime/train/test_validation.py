@@ -30,10 +30,12 @@ def train(
     cpu_profile: Callable[..., Profile],
     workspace: Workspace,
 ) -> Callable[..., TrainingResult]:
-    def run(fold: int | str = 0, **options: Any) -> TrainingResult:
+    def run(
+        fold: int | str = 0, *, plan: Plan | None = None, dataset: Dataset = tiny_dataset, **options: Any
+    ) -> TrainingResult:
         return train_fold(
-            tiny_plan(epochs=1, num_iterations_per_epoch=2),
-            tiny_dataset,
+            plan or tiny_plan(epochs=1, num_iterations_per_epoch=2),
+            dataset,
             "3d_fullres",
             fold,
             workspace,
@@ -95,6 +97,31 @@ def test_predictions_of_other_weights_are_not_kept(train: Callable[..., Training
     extra.touch()
     assert train().summary is not None
     assert not extra.exists()
+
+
+def test_predictions_of_another_way_are_not_kept(
+    train: Callable[..., TrainingResult], tiny_plan: Callable[..., Plan]
+) -> None:
+    folder = train().folder / "validation"
+    (first, *_) = sorted(folder.glob("*.nii.gz"))
+    made = first.stat().st_mtime_ns
+    document = copy.deepcopy(dict(tiny_plan(epochs=1, num_iterations_per_epoch=2).document))
+    document["configurations"]["3d_fullres"]["inference"]["window"]["step"] = 0.25
+    result = train(plan=Plan.from_document(document))
+    assert result.summary is not None
+    assert first.stat().st_mtime_ns != made
+
+
+def test_half_written_predictions_of_a_killed_process_are_removed(
+    train: Callable[..., TrainingResult],
+) -> None:
+    folder = train().folder / "validation"
+    (folder / ".c1.nii.gz.abc").mkdir()
+    (folder / ".c1.nii.gz.abc" / "c1.nii.gz").touch()
+    (folder / ".c1.npz.x.tmp").touch()
+    (folder / "summary.json").unlink()
+    assert train().summary is not None
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [".weights.json"]
 
 
 def test_training_on_all_cases_validates_them(

@@ -1,5 +1,6 @@
 """The steps that a plan, a dataset and the options of a run ask for."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -148,3 +149,32 @@ def test_all_wrong_options_are_named_at_once(settings_of: Callable[..., Settings
 def test_a_graph_is_in_order() -> None:
     with pytest.raises(ValueError, match="before"):
         Graph([Step(kind=Kind.FIND_BEST, needs=("preprocess",)), Step(kind=Kind.PREPROCESS)])
+
+
+def with_too_few(settings: Settings, **changes: Any) -> Settings:
+    document = copy.deepcopy(dict(settings.plan.document))
+    document["folds"]["too_few"] |= changes
+    return dataclasses.replace(settings, plan=Plan.from_document(document))
+
+
+def test_models_of_all_cases_are_neither_validated_nor_compared(settings_of: Callable[..., Settings]) -> None:
+    settings = with_too_few(settings_of(cases=3), policy="all_cases", num_instances=2)
+    with pytest.raises(UsageError, match="nothing tells which configuration is best"):
+        select(settings)
+    graph = graph_of(dataclasses.replace(settings, configurations=("2d",)))
+    assert trainings(graph) == ["2d fold 0", "2d fold 1"]
+    assert not graph.of(Kind.VALIDATE, Kind.POSTPROCESS)
+
+
+def test_models_of_all_cases_are_validated_where_the_plan_chooses_by_that(
+    settings_of: Callable[..., Settings],
+) -> None:
+    settings = with_too_few(settings_of(cases=3), policy="all_cases", num_instances=1, selection=True)
+    selection = select(settings)
+    assert selection.needs_probabilities
+    assert not selection.held_out
+    graph = build_graph(settings, selection)
+    assert [step.title for step in graph.of(Kind.VALIDATE)] == [
+        "validate 2d fold 0",
+        "validate 3d_fullres fold 0",
+    ]
